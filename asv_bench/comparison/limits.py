@@ -1,0 +1,230 @@
+"""The bars that are not ratios between contenders: costs of tapejit by themselves."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from workloads import Call, Logistic, LotkaVolterra, RosenbrockVectors, ShortArrays, Small
+
+from .peers import build, installed
+from .rounds import Effort, check, interleave
+from .units import seconds, three_digits
+
+BENCH = Path(__file__).resolve().parent.parent
+REPOSITORY = BENCH.parent
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One measured figure against its bar (``None``: for information)."""
+
+    name: str
+    measured: float
+    bar: float | None
+    unit: str = "s"
+    note: str = ""
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the figure is within its bar."""
+        return None if self.bar is None else self.measured <= self.bar
+
+    def _text(self, value: float) -> str:
+        if self.unit == "s":
+            return seconds(value)
+        return f"{value:.0f} B" if self.unit == "B" else f"{three_digits(value)} {self.unit}"
+
+    def cells(self) -> list[str]:
+        """Name, figure, bar, verdict, note."""
+        bar = "" if self.bar is None else f"<= {self._text(self.bar)}"
+        verdict = {None: "", True: "met", False: "NOT MET"}[self.met]
+        return [self.name, self._text(self.measured), bar, verdict, self.note]
+
+
+def _tapejit() -> Any:
+    return importlib.import_module("tapejit")
+
+
+def call_cost(effort: Effort) -> list[Limit]:
+    """sum(sin(x)*x) of four numbers, with a fresh gradient array and into a given one."""
+    workload = Small()
+    gradient = _tapejit().value_and_grad(workload.function(np))
+    buffer = np.empty_like(workload.point)
+    calls = {
+        "fresh": build("tapejit", workload),
+        "out": Call(lambda x: gradient(x, out=buffer), (workload.point,), lambda _: (0.0, None)),
+        "empty": Call(lambda x: x, (workload.point,), lambda _: (0.0, None)),
+    }
+    times = {name: median(found) for name, found in interleave(calls, effort).items()}
+    return [
+        Limit("one call, n=4", times["fresh"], 1.5e-6),
+        Limit("one call, n=4, out=", times["out"] - times["empty"], 0.8e-6),
+    ]
+
+
+def first_gradient(effort: Effort) -> list[Limit]:
+    """From a Python function to its first gradient, kernels in memory.
+
+    Each repetition takes another number of steps, so that no program is met again.
+    """
+    repetitions = 5 if effort.rounds > 5 else 3
+    LotkaVolterra(10).hand()
+    build("tapejit", LotkaVolterra(10)).function(LotkaVolterra(10).point)
+    limits = []
+    for name, bar in (("tapejit", 0.25), ("casadi", None)):
+        if not installed(name):
+            continue
+        taken = []
+        for repetition in range(repetitions):
+            workload = LotkaVolterra(1000 + repetition)
+            start = time.perf_counter()
+            call = build(name, workload)
+            call.function(*call.arguments)
+            taken.append(time.perf_counter() - start)
+        limits.append(Limit(f"Lotka–Volterra, first gradient: {name}", median(taken), bar))
+    return limits
+
+
+def recording(effort: Effort) -> list[Limit]:
+    """Seconds to record one scalar node and one array operation."""
+    tj = _tapejit()
+    repetitions = 5 if effort.rounds > 5 else 3
+    loop, arrays = LotkaVolterra(), ShortArrays(10_000)
+    limits = []
+    for name, workload, count, bar in (
+        ("one scalar node", loop, loop.nodes, 2e-6),
+        ("one array operation", arrays, arrays.size, 15e-6),
+    ):
+        function, taken = workload.function(np), []
+        for _ in range(repetitions):
+            start = time.perf_counter()
+            tape = tj.trace(function, workload.point)
+            taken.append((time.perf_counter() - start) / count)
+        note = f"{len(tape)} instructions for {count} operations"
+        limits.append(Limit(f"recording: {name}", median(taken), bar, note=note))
+    return limits
+
+
+def short_arrays(effort: Effort) -> list[Limit]:
+    """Mean seconds of one instruction on vectors of 14, forward and reverse."""
+    small = ShortArrays(2_000)
+    check({name: build(name, small) for name in ("autograd", "tapejit") if installed(name)}, small)
+    workload = ShortArrays()
+    function = workload.function(np)
+    forward = Call(_tapejit().jit(function), (workload.point,), lambda v: (float(v), None))
+    both = build("tapejit", workload)
+    times = interleave({"forward": forward, "both": both}, effort)
+    reverse = median(b - f for b, f in zip(times["both"], times["forward"], strict=True))
+    return [
+        Limit("vectors of 14, forward, per op", median(times["forward"]) / workload.size, 40e-9),
+        Limit(
+            "vectors of 14, reverse, per op",
+            reverse / workload.size,
+            45e-9,
+            note="value and gradient less value",
+        ),
+    ]
+
+
+def growth(effort: Effort) -> list[Limit]:
+    """Time for a node on tapes of 10^4, 10^5 and 10^6 nodes: the largest by the smallest."""
+    per_node = []
+    for steps in (180, 1_800, 18_000):
+        workload = LotkaVolterra(steps)
+        times = interleave({"tapejit": build("tapejit", workload)}, effort)["tapejit"]
+        per_node.append(median(times) / workload.nodes)
+    note = ", ".join(seconds(value) for value in per_node) + " a node"
+    return [
+        Limit("growth per node, 10^4 to 10^6 nodes", per_node[-1] / per_node[0], 1.5, "x", note)
+    ]
+
+
+def allocation(effort: Effort) -> list[Limit]:
+    """Bytes allocated by a replay with ``out=`` beyond what it returns."""
+    limits = []
+    for workload in (LotkaVolterra(), Logistic(), RosenbrockVectors(10**6)):
+        gradient = _tapejit().value_and_grad(workload.function(np))
+        buffer = np.empty_like(workload.point)
+        python, arrays = allocated(lambda g=gradient, w=workload, b=buffer: g(w.point, out=b))
+        note = f"{arrays} Numba allocations; Python objects while it runs: {python} B"
+        # A call's own Python objects (argument tuple, boxed numbers) are not array memory.
+        figure = 0.0 if python < 1024 and not arrays else max(python, float(arrays))
+        limits.append(Limit(f"allocated by a replay: {workload.name}", figure, 0.0, "B", note))
+    return limits
+
+
+def allocated(call: Callable[[], Any]) -> tuple[int, int]:
+    """Peak bytes of one call beyond its result (tracemalloc), and Numba's allocations."""
+    from numba.core.runtime import _nrt_python, rtsys
+
+    for _ in range(5):
+        call()
+    _nrt_python.memsys_enable_stats()
+    try:
+        before = rtsys.get_allocation_stats().alloc
+        call()
+        numba_allocations = rtsys.get_allocation_stats().alloc - before
+    finally:
+        _nrt_python.memsys_disable_stats()
+    tracemalloc.start()
+    try:
+        call()
+        tracemalloc.reset_peak()
+        start = tracemalloc.get_traced_memory()[0]
+        result = call()
+        returned, peak = tracemalloc.get_traced_memory()
+        del result
+    finally:
+        tracemalloc.stop()
+    return max(0, peak - max(start, returned)), numba_allocations
+
+
+def process_start(effort: Effort) -> list[Limit]:
+    """From the start of a process to the first gradient, caches warm and empty."""
+    repetitions = 5 if effort.rounds > 5 else 3
+    start_process()
+    warm = median(start_process() for _ in range(repetitions))
+    empty = start_process(empty_cache=True)
+    return [
+        Limit("process start to first gradient, warm", warm, 1.0),
+        Limit("process start to first gradient, empty cache", empty, 15.0),
+    ]
+
+
+def start_process(empty_cache: bool = False) -> float:
+    """Seconds from starting ``first_gradient.py`` to its first gradient."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = dict(os.environ)
+        if empty_cache:
+            environment |= {"TAPEJIT_CACHE_DIR": folder, "NUMBA_CACHE_DIR": folder}
+        command = [sys.executable, str(BENCH / "first_gradient.py"), str(time.time())]
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, cwd=REPOSITORY
+        )
+    if done.returncode:
+        raise RuntimeError(f"first_gradient.py failed:\n{done.stderr}")
+    return float(done.stdout.split()[-1])
+
+
+#: The groups of figures, by the name that selects them.
+LIMITS: dict[str, Callable[[Effort], list[Limit]]] = {
+    "call-cost": call_cost,
+    "first-gradient": first_gradient,
+    "recording": recording,
+    "short-arrays": short_arrays,
+    "growth": growth,
+    "allocation": allocation,
+    "process-start": process_start,
+}

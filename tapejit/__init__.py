@@ -1,0 +1,26 @@
+"""tapejit: automatic differentiation of NumPy code.  Record once, replay compiled."""
+
+from . import testing as testing
+from .api import grad as grad
+from .api import hessian as hessian
+from .api import hvp as hvp
+from .api import jacfwd as jacfwd
+from .api import jacobian as jacobian
+from .api import jacrev as jacrev
+from .api import jit as jit
+from .api import jvp as jvp
+from .api import linearize as linearize
+from .api import stop_gradient as stop_gradient
+from .api import trace as trace
+from .api import value_and_grad as value_and_grad
+from .api import vjp as vjp
+from .errors import GuardOverflowWarning as GuardOverflowWarning
+from .errors import ReplayMismatchError as ReplayMismatchError
+from .errors import TapejitError as TapejitError
+from .errors import TraceError as TraceError
+from .errors import TracedShapeError as TracedShapeError
+from .errors import TracerLeakError as TracerLeakError
+from .errors import UnsupportedError as UnsupportedError
+from .tape import Tape as Tape
+
+__version__ = "0.1.0"

@@ -1,0 +1,1006 @@
+"""Functions of functions: jit, grad, value_and_grad, vjp, jvp, linearize, Jacobians, Hessians.
+
+Names and signatures are JAX's where JAX has one.  Called with plain values, each replays compiled
+programs; called with traced values (inside of another function that is being recorded), each
+becomes part of the outer tape.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from . import pytrees
+from .compiled import (
+    Compiled,
+    Function,
+    Variant,
+    collect,
+    describe,
+    holds_tracer,
+    normalise,
+    typed,
+)
+from .derive import Stretch, pull_back, push_forward
+from .errors import TraceError
+from .interpreters import entry, layout
+from .interpreters.entry import DELIVER, OBJECT, RUN_REVERSE
+from .lowering.build import Slot
+from .paths import Path
+from .program import Workspace
+from .recording.recorder import active
+from .recording.record import Constant, record_function
+from .recording.tracer import Tracer, is_traced, recorder_of
+from .tape import Tape
+
+__all__ = [
+    "grad",
+    "hessian",
+    "hvp",
+    "jacfwd",
+    "jacobian",
+    "jacrev",
+    "jit",
+    "jvp",
+    "linearize",
+    "stop_gradient",
+    "trace",
+    "value_and_grad",
+    "vjp",
+]
+
+_new = np.empty
+_float64 = np.float64
+
+
+# --- results ----------------------------------------------------------------------------------------
+
+
+def _allocate(slots: Sequence[Slot], out: Sequence[Any] = ()) -> list[Any]:
+    """Result arrays for slots (None for 0-d ones), the first of them given."""
+    arrays = [None if slot.shape == () else _new(slot.shape) for slot in slots]
+    for i, array in enumerate(out):
+        arrays[i] = array
+    return arrays
+
+
+def _deliver(workspace: Workspace, arrays: list[Any], what: int) -> int:
+    """Sweep (as ``what`` says) and copy the results out."""
+    for record, array in zip(workspace.results, arrays, strict=True):
+        if array is not None:
+            record[OBJECT] = id(array)
+    return workspace.run(what | DELIVER)
+
+
+def _results(workspace: Workspace, arrays: list[Any]) -> list[Any]:
+    """The delivered results, 0-d ones as ``np.float64``."""
+    scalars = workspace.scalars
+    return [scalars[k] if array is None else array for k, array in enumerate(arrays)]
+
+
+class _Setup:
+    """Result records of a workspace, made once."""
+
+    @staticmethod
+    def ensure(workspace: Workspace, slots: list[Slot], tag: str) -> None:
+        if getattr(workspace, "tag", None) != tag:
+            workspace.deliver_to(slots, np.zeros(max(len(slots), 1)))
+            workspace.tag = tag
+
+
+# --- jit ----------------------------------------------------------------------------------------------
+
+
+class Jit(Compiled):
+    """A compiled function; made by :func:`jit`."""
+
+    mode = "value"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if active() is not None:
+            return self.function.function(*args, **kwargs)
+        variant, values = self.find(args, kwargs)
+        path, workspace = variant.execute(values)
+        code = workspace.program.code
+        _Setup.ensure(workspace, code.values, "values")
+        arrays = _allocate(code.values)
+        _deliver(workspace, arrays, 0)
+        results = _results(workspace, arrays)
+        workspace.program.give_back(workspace)
+        results = [typed(r, leaf.dtype) for r, leaf in zip(results, path.tape.outputs, strict=True)]
+        if self.check:
+            self.compare(variant, values, results)
+        return collect(path, results)
+
+
+def jit(
+    f: Callable[..., Any],
+    static_argnums: int | Sequence[int] = (),
+    static_argnames: str | Sequence[str] = (),
+    check: bool = False,
+) -> Jit:
+    """Compile a function: record it once, replay it from then on.
+
+    Parameters
+    ----------
+    f
+        A function written in NumPy.  Its result may depend only on its arguments; captured
+        arrays are copied when it is recorded.
+    static_argnums, static_argnames
+        Arguments that are compared by value instead of being traced.  Strings, bools and ``None``
+        are static by themselves.
+    check
+        Also run the Python function at each call, and raise
+        :class:`~tapejit.errors.ReplayMismatchError` where the results differ.
+
+    Returns
+    -------
+    callable
+        With the arguments and results of ``f``.
+
+    Raises
+    ------
+    TraceError
+        Where ``f`` uses a traced value in a way that cannot be recorded; the message names the
+        line and the remedy.
+
+    Examples
+    --------
+    >>> import numpy as np, tapejit as tj
+    >>> f = tj.jit(lambda x: np.sum(np.sin(x) * x))
+    >>> f(np.zeros(3))
+    np.float64(0.0)
+    """
+    if isinstance(f, Jit):
+        return f
+    return Jit(Function(f, static_argnums, static_argnames), check)
+
+
+# --- grad ---------------------------------------------------------------------------------------------
+
+
+def _leaf_positions(args: tuple, argnums: tuple[int, ...], name: str) -> list[int]:
+    """Positions, among the leaves of (args, kwargs), of the arguments ``argnums``."""
+    positions, at = [], 0
+    chosen = set()
+    for n in argnums:
+        if not -len(args) <= n < len(args):
+            raise TypeError(
+                f"`{name}`: argnums {n} asks for a positional argument, but the call has "
+                f"{len(args)}; pass it by position"
+            )
+        chosen.add(n % len(args))
+    for i, arg in enumerate(args):
+        count = len(pytrees.flatten(arg)[0])
+        if i in chosen:
+            positions += range(at, at + count)
+        at += count
+    return positions
+
+
+class ValueAndGrad(Compiled):
+    """A compiled value and gradient; made by :func:`value_and_grad` and :func:`grad`."""
+
+    mode = "gradient"
+    scalar_seed = True
+
+    def __init__(
+        self, function: Function, argnums: int | Sequence[int], has_aux: bool, with_value: bool,
+        check: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(function, check)
+        self.argnums = argnums
+        self.has_aux = has_aux
+        self.with_value = with_value
+        self._fast: tuple | None = None
+
+    # --- the short way ----------------------------------------------------------------------------
+
+    def __call__(self, *args: Any, out: Any = None, **kwargs: Any) -> Any:
+        fast = self._fast
+        if fast is not None and len(args) == 1 and not kwargs:
+            pool, shape, make, run, program, variant = fast
+            x = args[0]
+            gradient = _new(shape) if out is None else out
+            workspace = pool.pop() if pool else make()
+            if (
+                run(workspace.address, workspace.types_address, id(x), id(gradient), RUN_REVERSE)
+                == 0
+            ):
+                if self.with_value:
+                    value = workspace.scalars[1]
+                    pool.append(workspace)
+                    return value, gradient
+                pool.append(workspace)
+                return gradient
+            workspace.clear()
+            pool.append(workspace)
+        return self._general(args, kwargs, out)
+
+    def _shorten(self, variant: Variant, path: Path, args: tuple, kwargs: dict) -> None:
+        """Have the next call take the short way, where it is one array and one path."""
+        self._fast = None
+        program = variant.program(path)
+        code = program.code
+        simple = (
+            len(args) == 1
+            and not kwargs
+            and type(args[0]) is np.ndarray
+            and args[0].ndim > 0
+            and len(code.parameters) == 1
+            and len(code.gradients) == 1
+            and len(code.values) == 1
+            and variant.wrt == (0,)
+            and path.recording.leaves == [0]
+            and not self.has_aux
+            and not self.check
+            and path.recording.structure.num_nodes == 1
+            and path.tape.outputs[0].dtype[1] == "f"
+            and entry.headers_are_known()
+        )
+        if simple and not program.table.plain:
+            slots = [*code.gradients, *code.values]
+
+            def make() -> Workspace:
+                workspace = program.checkout()
+                _Setup.ensure(workspace, slots, "gradient")
+                return workspace
+
+            _, run = entry.entries()
+            self._fast = ([], code.gradients[0].shape, make, run, program, variant)
+
+    # --- the general way --------------------------------------------------------------------------
+
+    def _general(self, args: tuple, kwargs: dict, out: Any) -> Any:
+        if active() is not None:
+            return self._inline(args, kwargs)
+        variant, values = self.find(args, kwargs)
+        given = self._given(out, variant, values)
+        path, workspace = variant.execute(values)
+        program = workspace.program
+        code = program.code
+        _Setup.ensure(workspace, [*code.gradients, *code.values], "gradient")
+        arrays = _allocate([*code.gradients, *code.values], given)
+        bind_in_place(workspace, code.gradients, arrays)
+        status = _deliver(workspace, arrays, RUN_REVERSE)
+        if status != layout.DONE:
+            workspace.clear()
+            raise TraceError(f"`{self.function.name}`: `out` does not fit the gradient")
+        results = _results(workspace, arrays)
+        program.give_back(workspace)
+        n = len(code.gradients)
+        outputs = [
+            typed(r, leaf.dtype) for r, leaf in zip(results[n:], path.tape.outputs, strict=True)
+        ]
+        if self.check:
+            self.compare(variant, values, outputs)
+        self._shorten(variant, path, args, kwargs)
+        value = collect(path, outputs)
+        return self._answer(value, self._gradient_tree(args, results[:n], out))
+
+    def _given(self, out: Any, variant: Variant, values: list) -> list[Any]:
+        """The caller's gradient arrays, checked."""
+        if out is None:
+            return []
+        leaves, _ = pytrees.flatten(out)
+        shapes = [np.shape(values[i]) for i in variant.wrt]
+        for leaf, shape in zip(leaves, shapes, strict=False):
+            if not (
+                isinstance(leaf, np.ndarray)
+                and leaf.dtype == np.float64
+                and leaf.flags.c_contiguous
+                and leaf.flags.writeable
+                and leaf.shape == shape
+            ):
+                raise ValueError(
+                    f"`{self.function.name}`: out must be a writeable C-contiguous float64 array "
+                    f"of shape {shape} for each differentiated argument, got {_summary(leaf)}"
+                )
+        if len(leaves) != len(shapes):
+            raise ValueError(
+                f"`{self.function.name}`: out has {len(leaves)} arrays, the gradient {len(shapes)}"
+            )
+        return leaves
+
+    def _answer(self, value: Any, gradient: Any) -> Any:
+        if self.has_aux:
+            value, aux = value
+            return ((value, aux), gradient) if self.with_value else (gradient, aux)
+        return (value, gradient) if self.with_value else gradient
+
+    def _gradient_tree(self, args: tuple, gradients: list, out: Any = None) -> Any:
+        """Gradients in the structure of the differentiated arguments."""
+        if out is not None:
+            return out
+        return gradient_tree(args, self.argnums, gradients)
+
+    def wrt_leaves(self, args: tuple, kwargs: dict, leaves: list) -> list[int]:
+        return _leaf_positions(args, _tuple(self.argnums), self.function.name)
+
+    def settings_key(self) -> Any:
+        return (*super().settings_key(), self.has_aux)
+
+    def check_path(self, path: Path) -> None:
+        leaves = path.recording.leaves
+        first = leaves[0] if leaves else None
+        if not self.has_aux and len(leaves) != 1:
+            raise TraceError(
+                f"grad of `{self.function.name}` needs one scalar result; it returns "
+                f"{len(leaves)} values (use has_aux=True for extra results, or jacobian)"
+            )
+        if first is None or isinstance(first, Constant):
+            raise TraceError(f"grad of `{self.function.name}` needs a scalar result, got {first!r}")
+        shape = path.tape.outputs[first].view.shape
+        if shape != () and math.prod(shape) != 1:
+            raise TraceError(
+                f"grad of `{self.function.name}` needs a scalar result; it returns an array of "
+                f"shape {shape} (use jacobian, or vjp with a cotangent of that shape)"
+            )
+
+    def _inline(self, args: tuple, kwargs: dict) -> Any:
+        """Inside of a recording: the gradient becomes part of the outer tape."""
+        rec = active()
+        leaves, structure, _ = self.function.split(args, kwargs)
+        wrt = self.wrt_leaves(args, kwargs, leaves)
+        kept: dict[str, Any] = {}
+
+        def run(*inputs: Any) -> Any:
+            full = list(leaves)
+            for i, value in zip(wrt, inputs, strict=True):
+                full[i] = value
+            call_args, call_kwargs = self.function.rebuild(structure, full)
+            kept["result"] = self.function.function(*call_args, **call_kwargs)
+            return kept["result"]
+
+        stretch = Stretch(rec, run, [leaves[i] for i in wrt])
+        try:
+            result = kept["result"]
+            value = result[0] if self.has_aux else result
+            if math.prod(np.shape(getattr(value, "value", value))) != 1:
+                raise TraceError(
+                    f"grad of `{self.function.name}` needs a scalar result; it returns an array "
+                    f"of shape {np.shape(getattr(value, 'value', value))}"
+                )
+            gradients = pull_back(stretch, [(value, 1.0)])
+        finally:
+            stretch.close()
+        return self._answer(result, self._gradient_tree(args, gradients))
+
+
+def bind_in_place(workspace: Workspace, slots: Sequence[Slot], arrays: Sequence[Any]) -> None:
+    """Point the spaces of results that sweeps write themselves at their arrays."""
+    for slot, array in zip(slots, arrays, strict=False):
+        if slot.in_place and array is not None:
+            workspace.context[slot.in_place] = array.ctypes.data
+
+
+def gradient_tree(args: tuple, argnums: int | Sequence[int], gradients: Sequence[Any]) -> Any:
+    """Gradient leaves in the structure of the arguments ``argnums``."""
+    remaining = list(gradients)
+    by_argument = {}
+    for n in sorted(n % len(args) for n in _tuple(argnums)):
+        leaves, structure = pytrees.flatten(args[n])
+        by_argument[n] = pytrees.unflatten(structure, remaining[: len(leaves)])
+        del remaining[: len(leaves)]
+    if isinstance(argnums, int):
+        return by_argument[argnums % len(args)]
+    return tuple(by_argument[n % len(args)] for n in argnums)
+
+
+def _summary(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {value.shape}, dtype {value.dtype}"
+    return type(value).__name__
+
+
+def _tuple(value: int | Sequence[int]) -> tuple[int, ...]:
+    return (value,) if isinstance(value, int) else tuple(value)
+
+
+def _function(f: Callable[..., Any], static_argnums: Any = (), static_argnames: Any = ()) -> Function:
+    """A :class:`Function`, seen through ``jit``."""
+    if isinstance(f, Jit):
+        return f.function
+    return Function(f, static_argnums, static_argnames)
+
+
+def value_and_grad(
+    f: Callable[..., Any],
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    static_argnums: int | Sequence[int] = (),
+    static_argnames: str | Sequence[str] = (),
+    check: bool = False,
+) -> ValueAndGrad:
+    """Value and gradient of a scalar function, compiled.
+
+    Parameters
+    ----------
+    f
+        A function written in NumPy that returns a scalar (with ``has_aux``: a pair of a scalar
+        and anything else).
+    argnums
+        Which positional arguments to differentiate with respect to; a sequence gives a tuple.
+    has_aux
+        Whether ``f`` returns extra results.
+    static_argnums, static_argnames, check
+        As for :func:`jit`.
+
+    Returns
+    -------
+    callable
+        ``value, gradient = g(*args)`` (``(value, aux), gradient`` with ``has_aux``); the gradient
+        has the structure of the arguments.  ``g(*args, out=buffer)`` writes it into ``buffer``
+        and allocates nothing.
+
+    Raises
+    ------
+    TraceError
+        Where ``f`` is not scalar, or cannot be recorded.
+
+    Examples
+    --------
+    >>> import numpy as np, tapejit as tj
+    >>> tj.value_and_grad(lambda x: np.sum(x**2))(np.array([1.0, 2.0]))
+    (np.float64(5.0), array([2., 4.]))
+    """
+    return ValueAndGrad(_function(f, static_argnums, static_argnames), argnums, has_aux, True, check)
+
+
+def grad(
+    f: Callable[..., Any],
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    static_argnums: int | Sequence[int] = (),
+    static_argnames: str | Sequence[str] = (),
+    check: bool = False,
+) -> ValueAndGrad:
+    """Gradient of a scalar function, compiled; parameters as for :func:`value_and_grad`.
+
+    Returns
+    -------
+    callable
+        ``gradient = g(*args)`` (``gradient, aux`` with ``has_aux``).
+
+    Examples
+    --------
+    >>> import numpy as np, tapejit as tj
+    >>> tj.grad(lambda x: np.sum(x**2))(np.array([1.0, 2.0]))
+    array([2., 4.])
+    >>> tj.grad(tj.grad(np.sin))(0.5) == -np.sin(0.5)
+    np.True_
+    """
+    return ValueAndGrad(_function(f, static_argnums, static_argnames), argnums, has_aux, False, check)
+
+
+# --- vjp, jvp, linearize --------------------------------------------------------------------------------
+
+
+class _Vjp(Compiled):
+    """Forward now, reverse when asked, any number of times."""
+
+    mode = "gradient"
+
+    def wrt_leaves(self, args: tuple, kwargs: dict, leaves: list) -> list[int]:
+        return list(range(len(leaves)))
+
+    def pull(self, args: tuple, kwargs: dict) -> tuple[Any, Pullback]:
+        """The value, and the closure that owns the residuals."""
+        variant, values = self.find(args, kwargs)
+        path, workspace = variant.execute(values)
+        code = workspace.program.code
+        _Setup.ensure(workspace, code.values, "values")
+        arrays = _allocate(code.values)
+        _deliver(workspace, arrays, 0)
+        results = [
+            typed(r, leaf.dtype)
+            for r, leaf in zip(_results(workspace, arrays), path.tape.outputs, strict=True)
+        ]
+        return collect(path, results), Pullback(self, variant, path, workspace, args)
+
+
+class Pullback:
+    """``cotangents = pullback(cotangent)``: the reverse sweep of one evaluation.
+
+    Owns its workspace while it lives, so that later calls of the function don't disturb it.
+    """
+
+    def __init__(
+        self, owner: _Vjp, variant: Variant, path: Path, workspace: Workspace, args: tuple
+    ) -> None:
+        self._owner = owner
+        self._variant = variant
+        self._path = path
+        self._workspace = workspace
+        self._args = args
+        self._used = False
+        _Setup.ensure(workspace, workspace.program.code.gradients, "pullback")
+
+    def __call__(self, cotangent: Any) -> tuple:
+        """Cotangents of the arguments, one for each."""
+        workspace, code = self._workspace, self._workspace.program.code
+        if self._used and code.rewrites:
+            # The last reverse sweep undid the in-place writes.
+            workspace.run(entry.RUN_FORWARD)
+        for slot, seed in zip(code.seeds, self._seeds(cotangent), strict=True):
+            n = math.prod(slot.shape)
+            workspace.values[slot.offset : slot.offset + n] = np.ravel(seed)
+        arrays = _allocate(code.gradients)
+        bind_in_place(workspace, code.gradients, arrays)
+        self._used = True
+        _deliver(workspace, arrays, RUN_REVERSE)
+        gradients = _results(workspace, arrays)
+        return gradient_tree(self._args, range(len(self._args)), gradients)
+
+    def _seeds(self, cotangent: Any) -> list[np.ndarray]:
+        """The cotangent's leaves for the tape's outputs, checked."""
+        recording = self._path.recording
+        leaves, _ = pytrees.flatten(cotangent)
+        numeric = [entry_ for entry_ in recording.leaves if not isinstance(entry_, Constant)]
+        outputs = self._path.tape.outputs
+        name = self._owner.function.name
+        if len(leaves) != len(numeric):
+            raise ValueError(
+                f"pullback of `{name}`: the cotangent has {len(leaves)} arrays, the result "
+                f"{len(numeric)}; give it the result's structure"
+            )
+        for leaf, at in zip(leaves, numeric, strict=True):
+            if np.shape(leaf) != outputs[at].view.shape:
+                raise ValueError(
+                    f"pullback of `{name}`: a cotangent has shape {np.shape(leaf)}, the result "
+                    f"has shape {outputs[at].view.shape}"
+                )
+        return [np.asarray(leaf, np.float64) for leaf in leaves]
+
+    def __del__(self) -> None:
+        workspace = getattr(self, "_workspace", None)
+        if workspace is not None:
+            workspace.program.give_back(workspace)
+
+
+def _compiled(f: Callable[..., Any], kind: type) -> Any:
+    """A compiled form of ``f``; kept with ``f`` where ``f`` is a compiled function itself."""
+    if isinstance(f, Jit):
+        kept = f.__dict__.setdefault("_derived", {})
+        if kind not in kept:
+            kept[kind] = kind(f.function)
+        return kept[kind]
+    return kind(Function(f))
+
+
+def vjp(f: Callable[..., Any], *primals: Any, has_aux: bool = False) -> tuple:
+    """Value and pullback: the product of a cotangent with the Jacobian, from the left.
+
+    Parameters
+    ----------
+    f
+        A function written in NumPy.
+    primals
+        Its arguments.
+    has_aux
+        Whether ``f`` returns (result, extra results).
+
+    Returns
+    -------
+    tuple
+        ``value, pullback`` (and the extra results); ``pullback(cotangent)`` gives a tuple of one
+        cotangent for each argument.  The pullback can be called any number of times.
+
+    Notes
+    -----
+    ``f`` is recorded at each call of ``vjp``; give it ``tj.jit(f)`` to record it once.
+
+    Examples
+    --------
+    >>> import numpy as np, tapejit as tj
+    >>> y, pullback = tj.vjp(lambda x: x**2, np.array([1.0, 2.0]))
+    >>> pullback(np.ones(2))
+    (array([2., 4.]),)
+    """
+    if active() is not None:
+        return _vjp_inline(f, primals, has_aux)
+    compiled = _compiled(f, _Vjp)
+    if not has_aux:
+        return compiled.pull(primals, {})
+    main = _compiled(lambda *args: f(*args)[0], _Vjp)
+    value, pullback = main.pull(primals, {})
+    return value, pullback, jit(f)(*primals)[1]
+
+
+def _vjp_inline(f: Callable[..., Any], primals: tuple, has_aux: bool) -> tuple:
+    leaves, structure = pytrees.flatten(primals)
+    stretch = Stretch(
+        active(), lambda *inputs: f(*pytrees.unflatten(structure, list(inputs))), leaves
+    )
+    result = stretch.result
+    value = result[0] if has_aux else result
+    outputs, _ = pytrees.flatten(value)
+
+    def pullback(cotangent: Any) -> tuple:
+        seeds, _ = pytrees.flatten(cotangent)
+        gradients = pull_back(stretch, list(zip(outputs, seeds, strict=True)))
+        return pytrees.unflatten(structure, gradients)
+
+    return (value, pullback, result[1]) if has_aux else (value, pullback)
+
+
+class _Tangent(Compiled):
+    """Values and tangents in one sweep."""
+
+    mode = "tangent"
+
+    def wrt_leaves(self, args: tuple, kwargs: dict, leaves: list) -> list[int]:
+        return list(range(len(leaves)))
+
+    def push(self, primals: tuple, tangents: tuple) -> tuple[Any, Any]:
+        """(value, tangent)."""
+        variant, values = self.find(primals, {})
+        moving = _matching(self.function.name, values, tangents)
+        path, workspace = variant.execute(values, moving)
+        code = workspace.program.code
+        slots = [*code.values, *code.tangents_out]
+        _Setup.ensure(workspace, slots, "tangent")
+        arrays = _allocate(slots)
+        _deliver(workspace, arrays, 0)
+        results = _results(workspace, arrays)
+        workspace.program.give_back(workspace)
+        n = len(code.values)
+        outputs = [
+            typed(r, leaf.dtype) for r, leaf in zip(results[:n], path.tape.outputs, strict=True)
+        ]
+        return collect(path, outputs), collect(path, results[n:])
+
+
+def _matching(name: str, values: list, tangents: tuple) -> list[Any]:
+    """Tangent leaves as float64, of the primals' shapes."""
+    leaves, _ = pytrees.flatten(tangents)
+    if len(leaves) != len(values):
+        raise ValueError(f"`{name}`: {len(values)} primal arrays, but {len(leaves)} tangents")
+    moving = []
+    for value, leaf in zip(values, leaves, strict=True):
+        if np.shape(leaf) != np.shape(value):
+            raise ValueError(
+                f"`{name}`: a tangent has shape {np.shape(leaf)}, its primal {np.shape(value)}"
+            )
+        moving.append(normalise(leaf, name, True))
+    return moving
+
+
+def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
+    """Value and directional derivative, by one forward (tangent) sweep.
+
+    Parameters
+    ----------
+    f
+        A function written in NumPy.
+    primals, tangents
+        Its arguments, and a direction of the same structure.
+
+    Returns
+    -------
+    tuple
+        ``value, tangent``.
+
+    Examples
+    --------
+    >>> import numpy as np, tapejit as tj
+    >>> tj.jvp(np.sin, (0.0,), (2.0,))
+    (np.float64(0.0), np.float64(2.0))
+    """
+    primals, tangents = tuple(primals), tuple(tangents)
+    if active() is not None:
+        return _jvp_inline(f, primals, tangents)
+    return _compiled(f, _Tangent).push(primals, tangents)
+
+
+def _jvp_inline(f: Callable[..., Any], primals: tuple, tangents: tuple) -> tuple[Any, Any]:
+    leaves, structure = pytrees.flatten(primals)
+    moving, _ = pytrees.flatten(tangents)
+    stretch = Stretch(
+        active(), lambda *inputs: f(*pytrees.unflatten(structure, list(inputs))), leaves
+    )
+    try:
+        outputs, out_structure = pytrees.flatten(stretch.result)
+        pushed = push_forward(stretch, moving, outputs)
+    finally:
+        stretch.close()
+    return stretch.result, pytrees.unflatten(out_structure, pushed)
+
+
+def linearize(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., Any]]:
+    """Value and pushforward: record once, apply to many tangents.
+
+    Returns
+    -------
+    tuple
+        ``value, pushforward``; ``pushforward(*tangents)`` is the derivative at ``primals`` in
+        that direction.
+
+    Examples
+    --------
+    >>> import numpy as np, tapejit as tj
+    >>> y, push = tj.linearize(lambda x: x**2, np.array([1.0, 2.0]))
+    >>> push(np.array([1.0, 0.0]))
+    array([2., 0.])
+    """
+    if active() is not None:
+        return f(*primals), lambda *tangents: _jvp_inline(f, primals, tangents)[1]
+    compiled = _compiled(f, _Tangent)
+    leaves, structure = pytrees.flatten(primals)
+    kept = pytrees.unflatten(
+        structure, [np.array(leaf) if isinstance(leaf, np.ndarray) else leaf for leaf in leaves]
+    )
+    zeros = pytrees.unflatten(structure, [np.zeros(np.shape(leaf))[()] for leaf in leaves])
+    value, _ = compiled.push(kept, zeros)
+    return value, lambda *tangents: compiled.push(kept, tangents)[1]
+
+
+# --- Jacobians and Hessians -----------------------------------------------------------------------------
+
+
+class Jacobian:
+    """A compiled Jacobian; made by :func:`jacobian`, :func:`jacfwd`, :func:`jacrev`.
+
+    Parameters
+    ----------
+    mode
+        ``"forward"``, ``"reverse"`` or ``None``: the cheaper one by sizes.
+    """
+
+    def __init__(self, f: Callable[..., Any], argnums: int | Sequence[int], mode: str | None) -> None:
+        self.f = f if isinstance(f, Jit) else jit(f)
+        self.argnums = argnums
+        self.mode = mode
+        self.__name__ = f"jacobian of {describe(f)}"
+
+    def __call__(self, *args: Any) -> Any:
+        """The Jacobian: the result's structure, of the arguments' structure, of arrays."""
+        chosen = _tuple(self.argnums)
+        parts = [args[n] for n in chosen]
+        leaves, structure = pytrees.flatten(tuple(parts))
+
+        def restricted(*moving: Any) -> Any:
+            full = list(args)
+            for n, part in zip(chosen, pytrees.unflatten(structure, list(moving)), strict=True):
+                full[n] = part
+            return self.f(*full)
+
+        if active() is not None:
+            return self._inline(restricted, leaves, structure)
+        blocks, out_structure = self._blocks(args, chosen, leaves)
+        trees = [
+            pytrees.unflatten(structure, row) for row in blocks
+        ]
+        if isinstance(self.argnums, int):
+            trees = [tree[0] for tree in trees]
+        return pytrees.unflatten(out_structure, trees)
+
+    def _blocks(self, args: tuple, chosen: tuple, leaves: list) -> tuple[list[list], Any]:
+        value, pullback = vjp(self.f, *args)
+        outputs, out_structure = pytrees.flatten(value)
+        rows = sum(np.size(o) for o in outputs)
+        columns = sum(np.size(leaf) for leaf in leaves)
+        mode = self.mode or ("reverse" if rows <= columns else "forward")
+        if mode == "reverse":
+            return self._by_rows(pullback, outputs, out_structure, chosen, leaves), out_structure
+        return self._by_columns(args, chosen, outputs, leaves), out_structure
+
+    def _by_rows(
+        self, pullback: Pullback, outputs: list, out_structure: Any, chosen: tuple, leaves: list
+    ) -> list[list]:
+        shapes = [np.shape(o) for o in outputs]
+        blocks = []
+        for i, shape in enumerate(shapes):
+            seeds = [np.zeros(s) for s in shapes]
+            row = [np.empty((math.prod(shape), *np.shape(leaf))) for leaf in leaves]
+            for k in range(math.prod(shape)):
+                seeds[i].reshape(-1)[k] = 1.0
+                gradients = pullback(pytrees.unflatten(out_structure, [s[()] for s in seeds]))
+                flat, _ = pytrees.flatten(tuple(gradients[n] for n in chosen))
+                for block, g in zip(row, flat, strict=True):
+                    block[k] = g
+                seeds[i].reshape(-1)[k] = 0.0
+            blocks.append(
+                [b.reshape(shape + np.shape(leaf)) for b, leaf in zip(row, leaves, strict=True)]
+            )
+        return blocks
+
+    def _by_columns(self, args: tuple, chosen: tuple, outputs: list, leaves: list) -> list[list]:
+        compiled = _compiled(self.f, _Tangent)
+        zeros = [np.zeros(np.shape(leaf)) for leaf in leaves]
+        _, structure = pytrees.flatten(tuple(args[n] for n in chosen))
+        still = [_zeros_like(arg) for arg in args]
+        blocks = [[np.empty((*np.shape(o), np.size(leaf))) for leaf in leaves] for o in outputs]
+        for j, zero in enumerate(zeros):
+            for k in range(zero.size):
+                zero.reshape(-1)[k] = 1.0
+                parts = pytrees.unflatten(structure, [z[()] for z in zeros])
+                for n, part in zip(chosen, parts, strict=True):
+                    still[n] = part
+                _, tangent = compiled.push(args, tuple(still))
+                for block, t in zip(blocks, pytrees.flatten(tangent)[0], strict=True):
+                    block[j][..., k] = t
+                zero.reshape(-1)[k] = 0.0
+        return [
+            [
+                b.reshape(np.shape(o) + np.shape(leaf))
+                for b, leaf in zip(row, leaves, strict=True)
+            ]
+            for row, o in zip(blocks, outputs, strict=True)
+        ]
+
+    def _inline(self, restricted: Callable, leaves: list, structure: Any) -> Any:
+        from .recording.functions import stack
+
+        stretch = Stretch(active(), restricted, leaves)
+        try:
+            outputs, out_structure = pytrees.flatten(stretch.result)
+            trees = []
+            for output in outputs:
+                shape = np.shape(getattr(output, "value", output))
+                rows = []
+                for k in range(math.prod(shape)):
+                    seed = np.zeros(shape)
+                    seed.reshape(-1)[k] = 1.0
+                    rows.append(pull_back(stretch, [(output, seed[()])]))
+                columns = [
+                    stack(list(column)).reshape(shape + np.shape(leaf.value if isinstance(leaf, Tracer) else leaf))
+                    for column, leaf in zip(zip(*rows, strict=True), leaves, strict=True)
+                ]
+                tree = pytrees.unflatten(structure, columns)
+                trees.append(tree[0] if isinstance(self.argnums, int) else tree)
+        finally:
+            stretch.close()
+        return pytrees.unflatten(out_structure, trees)
+
+
+def _zeros_like(tree: Any) -> Any:
+    leaves, structure = pytrees.flatten(tree)
+    return pytrees.unflatten(structure, [np.zeros(np.shape(leaf))[()] for leaf in leaves])
+
+
+def jacobian(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Jacobian:
+    """Jacobian of a function, by forward or reverse sweeps, whichever needs fewer.
+
+    Returns
+    -------
+    callable
+        ``J = jac(*args)``; for array in, array out, ``J.shape == result.shape + argument.shape``.
+
+    Examples
+    --------
+    >>> import numpy as np, tapejit as tj
+    >>> tj.jacobian(lambda x: x**2)(np.array([1.0, 2.0]))
+    array([[2., 0.],
+           [0., 4.]])
+    """
+    return Jacobian(f, argnums, None)
+
+
+def jacfwd(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Jacobian:
+    """Jacobian by forward sweeps: one for each element of the arguments."""
+    return Jacobian(f, argnums, "forward")
+
+
+def jacrev(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Jacobian:
+    """Jacobian by reverse sweeps: one for each element of the result."""
+    return Jacobian(f, argnums, "reverse")
+
+
+def hvp(f: Callable[..., Any], argnums: int = 0) -> Callable[..., Any]:
+    """Hessian-vector products of a scalar function: a tangent sweep over its gradient.
+
+    Returns
+    -------
+    callable
+        ``hvp(f)(x, v)`` is the Hessian of ``f`` at ``x`` times ``v``; further arguments of ``f``
+        follow: ``hvp(f)(x, v, *args)``.
+
+    Examples
+    --------
+    >>> import numpy as np, tapejit as tj
+    >>> tj.hvp(lambda x: np.sum(x**3))(np.array([1.0, 2.0]), np.array([1.0, 0.0]))
+    array([6., 0.])
+    """
+    if argnums != 0:
+        raise ValueError("hvp differentiates with respect to the first argument; reorder them")
+    gradient = jit(grad(f))
+
+    def product(x: Any, v: Any, *args: Any) -> Any:
+        zeros = tuple(_zeros_like(arg) for arg in args)
+        return jvp(gradient, (x, *args), (v, *zeros))[1]
+
+    return product
+
+
+def hessian(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Jacobian:
+    """Hessian of a scalar function: the Jacobian, by tangent sweeps, of its gradient.
+
+    Returns
+    -------
+    callable
+        ``H = hess(*args)``; for a 1-d argument of length n an (n, n) array.
+
+    Examples
+    --------
+    >>> import numpy as np, tapejit as tj
+    >>> tj.hessian(lambda x: x[0] * x[1] ** 2)(np.array([1.0, 2.0]))
+    array([[0., 4.],
+           [4., 2.]])
+    """
+    return Jacobian(jit(grad(f, argnums)), argnums, "forward")
+
+
+# --- tapes ----------------------------------------------------------------------------------------------
+
+
+def stop_gradient(x: Any) -> Any:
+    """``x`` as a constant to derivatives: no cotangent or tangent passes.
+
+    Examples
+    --------
+    >>> import tapejit as tj
+    >>> tj.grad(lambda x: x * tj.stop_gradient(x))(3.0)
+    np.float64(3.0)
+    """
+    leaves, structure = pytrees.flatten(x)
+    return pytrees.unflatten(structure, [_stopped(leaf) for leaf in leaves])
+
+
+def _stopped(leaf: Any) -> Any:
+    from .recording.tracer import apply
+    from .ops.table import OPS
+
+    return apply(OPS["stop_gradient"], leaf) if is_traced(leaf) else leaf
+
+
+def trace(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Tape:
+    """Record a function at sample arguments and return its tape: explicit construction.
+
+    Returns
+    -------
+    Tape
+        Prints as a listing, has ``len`` (instructions), can be drawn (``tape.draw()``) and called
+        at new arguments of the same structure.
+
+    Examples
+    --------
+    >>> import numpy as np, tapejit as tj
+    >>> tape = tj.trace(lambda x, y: x * np.sin(y), 2.0, 0.5)
+    >>> len(tape)
+    2
+    >>> tape(3.0, 0.0)
+    np.float64(0.0)
+    """
+    import dataclasses
+
+    function = Function(f.function.function if isinstance(f, Jit) else f)
+    leaves, structure, static = function.split(args, kwargs)
+    values = [
+        normalise(leaf, function.name, False)
+        for leaf, is_static in zip(leaves, static, strict=True)
+        if not is_static
+    ]
+
+    def run(*tracers: Any) -> Any:
+        moving = iter(tracers)
+        full = [
+            leaf if is_static else next(moving) for leaf, is_static in zip(leaves, static, strict=True)
+        ]
+        call_args, call_kwargs = function.rebuild(structure, full)
+        return function.function(*call_args, **call_kwargs)
+
+    recording = record_function(run, values, function.name)
+
+    def replay(*new_args: Any, **new_kwargs: Any) -> Any:
+        from .replay import replay_recording
+
+        return replay_recording(recording, function, structure, values, static, new_args, new_kwargs)
+
+    return dataclasses.replace(recording.tape, call=replay)
+
+
+assert holds_tracer and recorder_of and _float64

@@ -1,0 +1,469 @@
+"""Compiled functions: signatures, paths, programs, and the short way for a repeated call."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from . import pytrees
+from .errors import GuardOverflowWarning, ReplayMismatchError, TraceError
+from .interpreters import entry, layout
+from .interpreters.entry import BIND, DELIVER, OBJECT, RUN_FORWARD, RUN_REVERSE, RUN_TANGENT
+from .paths import Path, PathTrie
+from .program import Program, Workspace, program_for
+from .recording.record import Constant, record_function
+from .recording.tracer import Tracer, is_traced
+from .tape import Tape
+
+__all__ = ["Compiled", "Function", "Variant", "describe"]
+
+MAX_PATHS = 64
+#: After this many recordings in a row that no later call used, paths are no longer kept.
+MAX_MISSES = 4 * MAX_PATHS
+
+_STATIC = (str, bytes, bool, type(None))
+
+
+def describe(function: Callable) -> str:
+    """A name for messages."""
+    return getattr(function, "__qualname__", None) or repr(function)
+
+
+class _Static:
+    """A static argument in a signature: compared by value and type."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, _Static)
+            and type(other.value) is type(self.value)
+            and bool(other.value == self.value)
+        )
+
+    def __hash__(self) -> int:
+        return hash((type(self.value), self.value))
+
+
+def normalise(value: Any, name: str, differentiated: bool) -> Any:
+    """A leaf of the arguments as float64, int64 or bool; a clear error for anything else."""
+    if type(value) is float or type(value) is np.float64:
+        return value
+    array = np.asarray(value)
+    kind = array.dtype.kind
+    if kind == "f" or (differentiated and kind in "iub"):
+        if array.dtype.itemsize > 8:
+            raise TraceError(f"`{name}`: {array.dtype} arguments would lose digits; pass float64")
+        array = np.ascontiguousarray(array, np.float64) if array.ndim else np.float64(array)
+    elif kind in "iu":
+        array = np.ascontiguousarray(array, np.int64) if array.ndim else np.int64(array)
+    elif kind == "b":
+        array = np.ascontiguousarray(array) if array.ndim else np.bool_(array)
+    elif kind == "c":
+        raise TraceError(
+            f"`{name}`: an argument is complex (shape {array.shape}); complex numbers are not "
+            "supported: pass real and imaginary parts as two real arrays"
+        )
+    elif kind == "O" and array.ndim and not is_traced(value):
+        raise TraceError(
+            f"`{name}`: an argument is an object array (shape {array.shape}); "
+            "convert it with np.asarray(x, dtype=float)"
+        )
+    else:
+        raise TraceError(
+            f"`{name}`: an argument of type {type(value).__name__} (dtype {array.dtype}) is not "
+            "numeric; declare it with static_argnums or static_argnames"
+        )
+    return array
+
+
+class Function:
+    """A Python function seen at flat leaves: which are traced, which are static.
+
+    The one place where arguments are taken apart; every transformation goes through it.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        static_argnums: int | Sequence[int] = (),
+        static_argnames: str | Sequence[str] = (),
+    ) -> None:
+        if not callable(function):
+            raise TypeError(f"expected a function, got {type(function).__name__}")
+        self.function = function
+        self.name = describe(function)
+        self.static_argnums = _as_tuple(static_argnums)
+        self.static_argnames = _as_tuple(static_argnames)
+        if self.static_argnames:
+            self.static_argnums += self._positions(self.static_argnames)
+
+    def _positions(self, names: tuple) -> tuple:
+        try:
+            parameters = list(inspect.signature(self.function).parameters)
+        except (TypeError, ValueError):
+            return ()
+        return tuple(parameters.index(name) for name in names if name in parameters)
+
+    def split(self, args: tuple, kwargs: dict) -> tuple[list, Any, list]:
+        """(leaves, structure, which leaves are static)."""
+        marked = tuple(
+            _Static(arg) if i in self.static_argnums or i - len(args) in self.static_argnums else arg
+            for i, arg in enumerate(args)
+        )
+        named = {
+            key: _Static(value) if key in self.static_argnames else value
+            for key, value in kwargs.items()
+        }
+        leaves, structure = pytrees.flatten((marked, named))
+        static = [isinstance(leaf, _Static) or isinstance(leaf, _STATIC) for leaf in leaves]
+        return leaves, structure, static
+
+    def rebuild(self, structure: Any, leaves: list) -> tuple[tuple, dict]:
+        """Arguments from leaves."""
+        leaves = [leaf.value if isinstance(leaf, _Static) else leaf for leaf in leaves]
+        return pytrees.unflatten(structure, leaves)
+
+
+def _as_tuple(value: Any) -> tuple:
+    if isinstance(value, (int, str)):
+        return (value,)
+    return tuple(value)
+
+
+class Variant:
+    """One signature of a compiled function: its paths, and how results are put together.
+
+    Parameters
+    ----------
+    wrt
+        Positions, among the traced leaves, to differentiate with respect to.
+    mode
+        Mode of its programs.
+    """
+
+    def __init__(
+        self,
+        function: Function,
+        structure: Any,
+        leaves: list,
+        static: list[bool],
+        wrt: tuple[int, ...],
+        mode: str,
+        scalar_seed: bool,
+    ) -> None:
+        self.function = function
+        self.structure = structure
+        self.statics = [leaf if is_static else None for leaf, is_static in zip(leaves, static, strict=True)]
+        self.traced = [i for i, is_static in enumerate(static) if not is_static]
+        self.wrt = wrt
+        self.mode = mode
+        self.scalar_seed = scalar_seed
+        self.trie = PathTrie(MAX_PATHS)
+        self.misses = 0
+        self.lock = threading.RLock()
+        self.check_result: Callable[[Path], None] | None = None
+
+    # --- recording --------------------------------------------------------------------------------
+
+    def run_python(self, values: Sequence[Any]) -> Any:
+        """The Python function itself, at values (or tracers) of the traced leaves."""
+        leaves = list(self.statics)
+        for at, value in zip(self.traced, values, strict=True):
+            leaves[at] = value
+        args, kwargs = self.function.rebuild(self.structure, leaves)
+        return self.function.function(*args, **kwargs)
+
+    def record(self, values: Sequence[Any]) -> Path:
+        """Record the path that the function takes at ``values``."""
+        recording = record_function(
+            lambda *tracers: self.run_python(tracers), values, self.function.name
+        )
+        if recording.captured:
+            raise TraceError(
+                f"`{self.function.name}` closes over traced values of an enclosing recording"
+            )
+        if self.misses >= MAX_MISSES:
+            return Path(recording)
+        with self.lock:
+            path = self.trie.add(recording)
+            self.misses += 1
+            if self.misses == MAX_MISSES:
+                self._warn_of_branches(path)
+        return path
+
+    def _warn_of_branches(self, path: Path) -> None:
+        row = int(path.guard_rows[-1]) if len(path.guard_rows) else 0
+        file, line = path.tape.line(row)
+        warnings.warn(
+            f"`{self.function.name}` keeps taking new branches (the last one at {file}:{line}); "
+            "from now on each call records it anew. Use np.where (or while_loop) where a branch "
+            "depends on data, or tensors for code that never repeats.",
+            GuardOverflowWarning,
+            stacklevel=2,
+        )
+
+    def program(self, path: Path) -> Program:
+        """The program of a path, laid out at its first use."""
+        program = path.programs.get("program")
+        if program is None:
+            if self.check_result is not None:
+                self.check_result(path)
+            program = program_for(path.tape, self.wrt, self.mode, self.scalar_seed)
+            path.programs["program"] = program
+        return program
+
+    # --- running ----------------------------------------------------------------------------------
+
+    def execute(self, values: Sequence[Any], moving: Sequence[Any] = ()) -> tuple[Path, Workspace]:
+        """Run the sweep that takes ``values`` in, on the right path; the caller owns the workspace.
+
+        ``moving``: tangents of the differentiated leaves (mode ``"tangent"``).
+        """
+        path = self.trie.last
+        fresh = path is None
+        if path is None:
+            path = self.record(values)
+        workspace = self._bound(path, values, moving)
+        try:
+            path, workspace = self._sweep(path, workspace, values, moving, fresh)
+        except BaseException:
+            workspace.clear()
+            raise
+        self.trie.use(path)
+        return path, workspace
+
+    def _bound(self, path: Path, values: Sequence[Any], moving: Sequence[Any]) -> Workspace:
+        workspace = self.program(path).checkout()
+        records = workspace.parameters
+        held = []
+        for record, value in zip(records, (*values, *moving), strict=True):
+            value = _as_argument(value)
+            held.append(value)
+            record[OBJECT] = id(value)
+        workspace.held = held
+        status = workspace.run(BIND)
+        assert status == layout.DONE, "arguments were normalised"
+        return workspace
+
+    def _sweep(
+        self, path: Path, workspace: Workspace, values: Sequence[Any], moving: Sequence[Any],
+        fresh: bool,
+    ) -> tuple[Path, Workspace]:  # fmt: skip
+        sweep = RUN_TANGENT if self.mode == "tangent" else RUN_FORWARD
+        status = workspace.run(sweep)
+        while status != layout.DONE:
+            row, start = self._stopped_at(workspace)
+            if status != layout.GUARD_FAILED:
+                workspace.clear()
+                raise_status(status, path.tape, row)
+            if fresh:
+                # Recording has just decided this branch at this very point: rounding, forced.
+                status = workspace.run(sweep, start + _guard_length(path, row))
+                continue
+            observed = path.observed(row, float(workspace.context[layout.OBSERVED : layout.OBSERVED + 1].view(np.float64)[0]))
+            other = self.trie.child(path, row, observed)
+            if other is None:
+                taken = self.record(values)
+                fresh = True
+                self.program(path).give_back(workspace)
+                workspace = self._bound(taken, values, moving)
+                status = workspace.run(sweep)
+            else:
+                taken = other
+                workspace = self._change(path, taken, row, workspace, values, moving)
+                self.misses = max(0, self.misses - 1)
+                status = workspace.run(sweep, int(self.program(taken).code.starts[row]))
+            if path.nodes and taken.nodes:
+                self.trie.turned(path, row, observed, taken)
+            path = taken
+        return path, workspace
+
+    def _stopped_at(self, workspace: Workspace) -> tuple[int, int]:
+        """(tape row, code word) at which a sweep stopped."""
+        word = int(workspace.context[layout.FAILED])
+        starts = workspace.program.code.starts
+        row = int(np.searchsorted(starts, word, side="right")) - 1
+        return row, word
+
+    def _change(
+        self, path: Path, other: Path, row: int, workspace: Workspace,
+        values: Sequence[Any], moving: Sequence[Any],
+    ) -> Workspace:  # fmt: skip
+        """Go on in another path, with what the common prefix has computed."""
+        fresh = self._bound(other, values, moving)
+        scalars, arrays = path.prefix(row)
+        of, to = self.program(path).code, self.program(other).code
+        for old, new in (
+            (workspace.values, fresh.values),
+            (workspace.tangents, fresh.tangents),
+        ):
+            if len(old) and len(new):
+                new[to.scalar_base : to.scalar_base + scalars] = old[
+                    of.scalar_base : of.scalar_base + scalars
+                ]
+                new[to.array_base : to.array_base + arrays] = old[
+                    of.array_base : of.array_base + arrays
+                ]
+        self.program(path).give_back(workspace)
+        return fresh
+
+
+def _guard_length(path: Path, row: int) -> int:
+    return 3 if path.tape.code[row, 0] == layout.GUARD_EQUAL else 2
+
+
+def _as_argument(value: Any) -> Any:
+    """A float or float64 array for the entry to read."""
+    if type(value) is float or type(value) is np.float64:
+        return value
+    if type(value) is np.ndarray and value.dtype == np.float64 and value.flags.c_contiguous:
+        return value
+    if np.ndim(value) == 0:
+        return float(value)
+    return np.ascontiguousarray(value, np.float64)
+
+
+def raise_status(status: int, tape: Tape, row: int) -> None:
+    """The Python exception of a sweep that stopped."""
+    file, line = tape.line(row)
+    where = f"{file}:{line}"
+    if status == layout.INDEX_ERROR:
+        raise IndexError(f"{where}: an index computed from traced values is out of bounds")
+    if status == layout.LINALG_ERROR:
+        raise np.linalg.LinAlgError(
+            f"{where}: a matrix is singular (or, for cholesky, not positive definite)"
+        )
+    raise RuntimeError(f"{where}: a sweep stopped with status {status}")
+
+
+class Compiled:
+    """Base of compiled functions: finds the variant of a call.
+
+    Subclasses say what a call returns (``finish``) and may add a short way (``__call__``).
+    """
+
+    mode = "value"
+    scalar_seed = False
+
+    def __init__(self, function: Function, check: bool = False) -> None:
+        self.function = function
+        self.check = check
+        self.variants: dict[Any, Variant] = {}
+        functools.update_wrapper(self, function.function, updated=())
+
+    def __repr__(self) -> str:
+        return f"<tapejit {type(self).__name__.lower()} of {self.function.name}>"
+
+    def differentiated(self, args: tuple, kwargs: dict) -> Any:
+        """Which leaves are differentiated, as a tree of flags like (args, kwargs)."""
+        return None
+
+    def find(self, args: tuple, kwargs: dict) -> tuple[Variant, list]:
+        """The variant for these arguments, and the values of its traced leaves."""
+        leaves, structure, static = self.function.split(args, kwargs)
+        wrt_leaves = self.wrt_leaves(args, kwargs, leaves)
+        values, key = [], []
+        for i, (leaf, is_static) in enumerate(zip(leaves, static, strict=True)):
+            if is_static:
+                key.append(_hashable(leaf, self.function.name))
+                if i in wrt_leaves:
+                    raise TraceError(
+                        f"`{self.function.name}`: a static argument ({leaf!r}) cannot be "
+                        "differentiated; choose other argnums"
+                    )
+                continue
+            value = normalise(leaf, self.function.name, i in wrt_leaves)
+            values.append(value)
+            key.append((np.shape(value), "f" if type(value) is float else value.dtype.kind))
+        key = (structure, tuple(key), self.settings_key())
+        variant = self.variants.get(key)
+        if variant is None:
+            traced = [i for i, is_static in enumerate(static) if not is_static]
+            wrt = tuple(traced.index(i) for i in wrt_leaves)
+            variant = self.variants[key] = Variant(
+                self.function, structure, leaves_of(leaves, static), static, wrt, self.mode,
+                self.scalar_seed,
+            )  # fmt: skip
+            variant.check_result = self.check_path
+        return variant, values
+
+    def settings_key(self) -> Any:
+        """What else tells variants apart."""
+        from .config import settings
+
+        return settings.plain_python, settings.tile_from
+
+    def wrt_leaves(self, args: tuple, kwargs: dict, leaves: list) -> list[int]:
+        """Positions of the differentiated leaves."""
+        return []
+
+    def check_path(self, path: Path) -> None:
+        """Raise where a recorded function cannot be transformed as asked."""
+
+    def compare(self, variant: Variant, values: list, results: list) -> None:
+        """``check=True``: the replayed result against the Python function's."""
+        with np.errstate(all="ignore"):
+            expected = variant.run_python(values)
+        leaves, _ = pytrees.flatten(expected)
+        leaves = [leaf for leaf in leaves if not isinstance(leaf, str)]
+        for got, want in zip(results, leaves, strict=True):
+            if not np.allclose(got, np.asarray(want, float), rtol=1e-9, atol=1e-12, equal_nan=True):
+                raise ReplayMismatchError(
+                    f"`{self.function.name}`: the replay gives {got!r}, the Python function "
+                    f"{want!r}. It depends on something besides its arguments (a captured array "
+                    "that changed, a global, random numbers): pass that as an argument."
+                )
+
+
+def leaves_of(leaves: list, static: list[bool]) -> list:
+    """The static leaves; the others are not kept alive."""
+    return [leaf if is_static else None for leaf, is_static in zip(leaves, static, strict=True)]
+
+
+def _hashable(leaf: Any, name: str) -> Any:
+    value = leaf if isinstance(leaf, _Static) else _Static(leaf)
+    try:
+        hash(value)
+    except TypeError:
+        raise TraceError(
+            f"`{name}`: a static argument of type {type(value.value).__name__} is not hashable; "
+            "pass a tuple instead of a list, or arrays as ordinary arguments"
+        ) from None
+    return value
+
+
+def collect(path: Path, results: Sequence[Any]) -> Any:
+    """The function's result from the tape's outputs."""
+    leaves = [
+        entry_.value if isinstance(entry_, Constant) else results[entry_]
+        for entry_ in path.recording.leaves
+    ]
+    return pytrees.unflatten(path.recording.structure, leaves)
+
+
+def typed(value: Any, dtype: str) -> Any:
+    """A delivered float64 result with the dtype that NumPy would give it."""
+    kind = dtype[1]
+    if kind == "f":
+        return value
+    if kind == "b":
+        return value != 0.0
+    return np.int64(value) if np.ndim(value) == 0 else value.astype(np.int64)
+
+
+def holds_tracer(leaves: list) -> bool:
+    """Whether a call comes from inside a recording."""
+    return any(isinstance(leaf, Tracer) or is_traced(leaf) for leaf in leaves)
+
+
+assert DELIVER and RUN_REVERSE and entry

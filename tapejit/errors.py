@@ -1,0 +1,41 @@
+"""Exceptions and warnings that users meet; every message names a line, shapes and a remedy."""
+
+from __future__ import annotations
+
+__all__ = [
+    "GuardOverflowWarning",
+    "ReplayMismatchError",
+    "TapejitError",
+    "TraceError",
+    "TracedShapeError",
+    "TracerLeakError",
+    "UnsupportedError",
+]
+
+
+class TapejitError(Exception):
+    """Base class of the library's own exceptions."""
+
+
+class TraceError(TapejitError, TypeError):
+    """A traced value was used in a way that cannot be recorded."""
+
+
+class TracerLeakError(TraceError):
+    """A traced value was used after its recording ended, or in another thread."""
+
+
+class UnsupportedError(TapejitError, NotImplementedError):
+    """An operation without a rule."""
+
+
+class TracedShapeError(TraceError, IndexError):
+    """The shape of a result would depend on traced data."""
+
+
+class ReplayMismatchError(TapejitError, RuntimeError):
+    """``check=True``: a replay differs from the Python function."""
+
+
+class GuardOverflowWarning(UserWarning):
+    """A function keeps taking new branches and is recorded anew at each call."""

@@ -1,0 +1,1 @@
+"""Compiled sweeps over a Program: generated kernels, interpreters, vector mathematics, BLAS."""

@@ -1,0 +1,95 @@
+"""The numbers that interpreters, kernels and lowering agree on: context words and op codes.
+
+A *context* is one array of 64-bit integers: a header, then the base address of each *space*.
+An operand is a pair (space, offset in doubles).  Bit ``ADVANCE`` of the space word marks an
+operand that moves along with the tile of a chain; registers and scalars do not.
+"""
+
+from __future__ import annotations
+
+from ..ops.table import OPS
+
+# Context header (indices into the context).
+TILE_BASE = 0  # first element of the current tile
+TILE_SIZE = 1  # elements of a tile; UNTILED outside of chains
+KERNELS = 2  # address of the table of kernel addresses
+BLAS = 3  # address of the table of BLAS and LAPACK addresses
+FORWARD = 4  # address of the forward code
+FORWARD_STOP = 5  # its length in words
+REVERSE = 6
+REVERSE_STOP = 7
+TANGENT = 8
+TANGENT_STOP = 9
+FAILED = 10  # position of the guard or instruction at which a sweep stopped
+OBSERVED = 11  # what that guard saw, the bits of a double
+PARAMETERS = 12  # address of the argument table
+N_PARAMETERS = 13
+RESULTS = 14  # address of the result table
+N_RESULTS = 15
+COUNTERS = 16  # 32 words of scratch integers for odometers
+SPACE_0 = 48  # first space
+
+# Spaces (indices into the context).
+VALUES = SPACE_0
+ADJOINTS = SPACE_0 + 1
+TANGENTS = SPACE_0 + 2
+CONSTANTS = SPACE_0 + 3
+SCRATCH = SPACE_0 + 4
+ARGUMENTS = SPACE_0 + 5  # three spaces for each argument read in place: value, adjoint, tangent
+CONTEXT_WORDS = 256
+MAX_IN_PLACE = (CONTEXT_WORDS - ARGUMENTS) // 3
+SPACE_MASK = 255
+ADVANCE = 256
+UNTILED = 1 << 60
+TILE = 512
+
+# Modes in which a kernel writes a cotangent or tangent.
+SKIP, ASSIGN, ADD = 0, 1, 2
+
+# Status words that sweeps return.
+DONE = 0
+GUARD_FAILED = 1
+INDEX_ERROR = 2
+ARGUMENT_CHANGED = 3
+LINALG_ERROR = 4
+
+# Op codes: elementwise operations first, then these.
+_BASE = len(OPS)
+WRITE = _BASE  # save, destination, source
+GUARD_TRUE = _BASE + 1
+GUARD_FALSE = _BASE + 2
+GUARD_EQUAL = _BASE + 3
+CALL = _BASE + 4  # length in words, kernel, operands ...
+ZERO = _BASE + 5  # offset, count: clear adjoints
+N_OPS = _BASE + 6
+
+#: Frequent operations have a reverse op code for each set of active operands (as bits); the
+#: others write the cotangents of inactive operands to places that nobody reads.
+_FREQUENT = {"add", "sub", "mul", "div", "muladd", "submul", "mulsub"}
+_SUBSETS = {1: (1,), 2: (1, 2, 3), 3: (7, 6, 3)}
+
+
+def _subsets(name: str, arity: int) -> tuple[int, ...]:
+    return _SUBSETS[arity] if name in _FREQUENT else ((1 << arity) - 1,)
+
+
+def reverse_variants() -> dict[tuple[int, int], int]:
+    """Reverse op code by (op code, set of active operands as bits)."""
+    codes: dict[tuple[int, int], int] = {}
+    for op in OPS.values():
+        if op.pull is not None:
+            for active in _subsets(op.name, op.arity):
+                codes[op.code, active] = N_OPS + len(codes)
+    return codes
+
+
+REVERSE_CODES = reverse_variants()
+
+
+def reverse_code(op: int, active: int) -> int:
+    """The reverse op code that serves the active operands of ``op`` (perhaps some more)."""
+    exact = REVERSE_CODES.get((op, active))
+    if exact is not None:
+        return exact
+    full = max(bits for code, bits in REVERSE_CODES if code == op)
+    return REVERSE_CODES[op, full]

@@ -1,0 +1,1 @@
+"""From a Tape to the code words that the interpreters run."""

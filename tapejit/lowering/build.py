@@ -1,0 +1,614 @@
+"""Lowering of a whole tape: forward or tangent code, reverse code, constants, tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from ..config import settings
+from ..interpreters import layout
+from ..interpreters.layout import CALL, GUARD_EQUAL, GUARD_FALSE, GUARD_TRUE
+from ..ops.structural import STRUCTURAL
+from ..ops.table import OPS
+from ..tape import ARRAY, SCALAR, Call, Tape, View
+from . import elementwise, scalars, structural
+from .elementwise import Group
+from .frame import IN_PLACE_FROM, Arena, Frame, adjoint, tangent, whole
+from .reverse import ReverseLowering, Targets
+from .scalars import DEAD, compiled, tables
+from .stream import Place, Stream
+
+__all__ = ["Code", "Slot", "build", "inline"]
+
+
+class Slot(NamedTuple):
+    """Where an argument goes, or where a result is taken from.
+
+    ``in_place``: the number of the space that points at the caller's own array, 0 for a copy.
+    """
+
+    in_place: int
+    space: int
+    offset: int
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Code:
+    """What :class:`~tapejit.program.Program` needs of a lowered tape."""
+
+    forward: np.ndarray
+    reverse: np.ndarray
+    tangent: np.ndarray
+    arena_size: int
+    scratch_size: int
+    scalar_constants: tuple[np.ndarray, np.ndarray]
+    constants: np.ndarray
+    large_constants: list[np.ndarray]
+    parameters: list[Slot]
+    values: list[Slot]
+    gradients: list[Slot]
+    tangents_in: list[Slot]
+    tangents_out: list[Slot]
+    seeds: list[Slot]
+    starts: np.ndarray  # first forward (or tangent) word of each tape row
+    scalar_base: int
+    array_base: int
+    rewrites: bool  # the reverse sweep undoes in-place writes: run forward again before the next
+
+
+class _Segment(NamedTuple):
+    """Consecutive rows: scalar code (no calls), one structural call, or an elementwise group."""
+
+    first: int
+    last: int
+    calls: list[Call]
+
+
+class _Builder:
+    """One tape being lowered."""
+
+    def __init__(self, tape: Tape, wrt: tuple[int, ...], mode: str) -> None:
+        self.tape = tape
+        self.wrt = wrt
+        self.mode = mode
+        self.arena = Arena()
+        self.frame = Frame(self.arena, tape)
+        self.code = tape.code.copy()
+        self.code.flags.writeable = True
+        self.is_guard = np.isin(self.code[:, 0], (GUARD_TRUE, GUARD_FALSE, GUARD_EQUAL))
+        guards = np.flatnonzero(self.is_guard)
+        #: Rows before this one are kept as they are: another path may go on from a guard.
+        self.keep = int(guards[-1]) + 1 if len(guards) else 0
+        self.has_calls = bool(tape.calls)
+
+    # --- preparation ----------------------------------------------------------------------------
+
+    def scalar_elements(self) -> np.ndarray:
+        """Array elements that scalar rows address."""
+        if not self.has_calls and not self.tape.buffers:
+            return np.zeros(0, np.int64)
+        rows = self.code[self.code[:, 0] < CALL]
+        elements = rows[:, 1:]
+        return np.unique(elements[elements >= ARRAY])
+
+    def choose_in_place(self) -> None:
+        """Large arguments that only array instructions read are used where they lie."""
+        elements = self.scalar_elements()
+        by_scalars = set()
+        if len(elements):
+            by_scalars = set(self.tape.buffer_of(elements - ARRAY).tolist())
+        large = [
+            b.argument
+            for i, b in enumerate(self.tape.buffers)
+            if b.argument >= 0 and b.size > IN_PLACE_FROM and i not in by_scalars
+        ]
+        self.frame.use_in_place(large[: layout.MAX_IN_PLACE // 2])
+
+    def remove_dead(self) -> None:
+        """Mark rows that neither outputs nor guards need (from the last guard on)."""
+        arity, _, _ = tables()
+        tape = self.tape
+        needed = np.zeros(max(tape.n_scalars, 1), np.uint8)
+        buffers: set[int] = set()
+
+        def need(view: View) -> None:
+            if view.buffer == SCALAR:
+                needed[view.offset] = 1
+            else:
+                buffers.add(view.buffer)
+
+        for leaf in tape.outputs:
+            need(leaf.view)
+        if not self.has_calls and not tape.buffers:
+            compiled(scalars.live)(self.code, self.keep, needed, arity, 0, len(self.code))
+            return
+        self._remove_dead_calls(needed, buffers, need)
+
+    def _remove_dead_calls(self, needed: np.ndarray, buffers: set[int], need) -> None:  # noqa: ANN001
+        arity, _, _ = tables()
+        tape = self.tape
+        marks = np.zeros(_marks(tape), np.uint8)
+        marks[: len(needed)] = needed
+        shifted = _compact_elements(self.code, tape)
+        for first, last, call in reversed(list(self._runs())):
+            if call is None:
+                rows = shifted[first:last]
+                compiled(scalars.live)(shifted, self.keep, marks, arity, first, last)
+                self.code[first:last][rows[:, 0] == DEAD, 0] = DEAD
+                kept = self.code[first:last][rows[:, 0] != DEAD]
+                elements = kept[:, 2:][kept[:, 2:] >= ARRAY]
+                if len(elements):
+                    found = tape.buffer_of(np.unique(elements) - ARRAY)
+                    buffers.update(found.tolist())
+                needed[:] = marks[: len(needed)]
+                continue
+            result = call.result
+            is_needed = (
+                bool(marks[result.offset]) if result.buffer == SCALAR else result.buffer in buffers
+            )
+            if call.op in ("write", "scatter_write"):
+                is_needed = is_needed or call.operands[-1].buffer in buffers
+            if first >= self.keep and not is_needed and call.op != "normalise_index":
+                self.code[first, 0] = DEAD
+                continue
+            for view in call.operands:
+                need(view)
+                if view.buffer == SCALAR:
+                    marks[view.offset] = 1
+
+    def _runs(self) -> Iterator[tuple[int, int, Call | None]]:
+        """(first row, last row, call): runs of scalar rows, and calls one by one."""
+        rows = np.flatnonzero(self.tape.code[:, 0] == CALL)
+        at = 0
+        for row in rows.tolist():
+            if row > at:
+                yield at, row, None
+            yield row, row + 1, self.tape.calls[self.tape.code[row, 1]]
+            at = row + 1
+        if at < len(self.code):
+            yield at, len(self.code), None
+
+    def fuse(self) -> None:
+        """Products that one sum or difference uses become part of it."""
+        arity, _, _ = tables()
+        uses = np.zeros(max(self.tape.n_scalars, 1), np.int32)
+        compiled(scalars.count_uses)(self.code, uses, arity)
+        for view in self._referenced():
+            if view.buffer == SCALAR:
+                uses[view.offset] += 2
+        producer = np.full(len(uses), -1, np.int32)
+        for first, last, call in self._runs():
+            if call is None and last - first > 1:
+                compiled(scalars.fuse)(self.code, uses, producer, max(first, 0), last)
+
+    def _referenced(self) -> Iterator[View]:
+        """Views that calls and outputs name."""
+        for call in self.tape.calls:
+            yield from call.operands
+        for leaf in self.tape.outputs:
+            yield leaf.view
+
+    # --- segments -------------------------------------------------------------------------------
+
+    def segments(self) -> list[_Segment]:
+        """The live rows, with long elementwise calls of one shape grouped into chains."""
+        found: list[_Segment] = []
+        for first, last, call in self._runs():
+            if call is None:
+                if (self.code[first:last, 0] != DEAD).any():
+                    found.append(_Segment(first, last, []))
+            elif self.code[first, 0] == DEAD:
+                continue
+            elif found and self._joins(found[-1], call):
+                previous = found.pop()
+                found.append(_Segment(previous.first, last, [*previous.calls, call]))
+            else:
+                found.append(_Segment(first, last, [call]))
+        return found
+
+    def _joins(self, segment: _Segment, call: Call) -> bool:
+        """Whether a call extends the chain that ends with ``segment``."""
+        calls = segment.calls
+        if not calls or calls[0].op not in OPS:
+            return False
+        shape = calls[0].result.shape
+        if calls[0].result.size <= settings.tile_from:
+            return False
+        if call.op == "sum":
+            (operand,) = call.operands
+            inside = any(operand == c.result for c in calls if c.op in OPS)
+            return inside and len(call.params[0]) == len(shape)
+        if call.op not in OPS or call.result.shape != shape:
+            return False
+        # A full sum's scalar is only complete when the chain has ended.
+        sums = {c.result.offset for c in calls if c.op == "sum"}
+        return not any(v.buffer == SCALAR and v.offset in sums for v in call.operands)
+
+    def group(self, segment: _Segment) -> Group:
+        """An elementwise segment, with its register-only intermediates chosen."""
+        shape, n = segment.calls[0].result.shape, segment.calls[0].result.size
+        tiled = n > settings.tile_from
+        group = Group(self.frame, segment.calls, shape, n, tiled)
+        if tiled and segment.first >= self.keep:
+            group.elided = self._elided(segment)
+        return group
+
+    def _elided(self, segment: _Segment) -> set[int]:
+        chosen = set()
+        inside: dict[int, int] = {}
+        for call in segment.calls:
+            for view in call.operands:
+                if view.buffer != SCALAR:
+                    whole_view = view == self._whole(view.buffer, call, view)
+                    inside[view.buffer] = inside.get(view.buffer, 0) + (1 if whole_view else -(10**6))
+        for call in segment.calls:
+            if call.op == "sum":
+                continue
+            buffer = call.result.buffer
+            if self.mode == "gradient" and OPS[call.op].costly:
+                continue
+            if inside.get(buffer, 0) == self.uses.get(buffer, 0) > 0:
+                chosen.add(buffer)
+        return chosen
+
+    def _whole(self, buffer: int, call: Call, view: View) -> View:
+        shape = view.shape
+        place = whole(shape, 0)
+        same = place.size == self.tape.buffers[buffer].size
+        return View(buffer, 0 if same else -1, shape, place.strides)
+
+    def count_buffer_uses(self) -> None:
+        """How often each buffer is named by live calls, scalar rows and outputs."""
+        self.uses: dict[int, int] = {}
+        for first, _, call in self._runs():
+            if call is not None and self.code[first, 0] != DEAD:
+                for view in call.operands:
+                    self.uses[view.buffer] = self.uses.get(view.buffer, 0) + 1
+        outside = [leaf.view.buffer for leaf in self.tape.outputs]
+        elements = self.scalar_elements()
+        if len(elements):
+            outside += self.tape.buffer_of(elements - ARRAY).tolist()
+        for buffer in outside:
+            self.uses[buffer] = self.uses.get(buffer, 0) + 10**6
+
+    # --- activity -------------------------------------------------------------------------------
+
+    def find_varied(self, segments: list[_Segment]) -> Targets:
+        """Forward activity: what depends on the differentiated arguments."""
+        arity, active, _ = tables()
+        marks = np.zeros(max(self.arena.size, 1), np.uint8)
+        buffers: set[int] = set()
+        targets = Targets(self.frame, marks, buffers)
+        base, array_base = self.frame.scalar_base, self.frame.array_base
+
+        def mark(view: View) -> None:
+            if view.buffer == SCALAR:
+                marks[base + view.offset] = 1
+            elif view.buffer not in buffers:
+                buffers.add(view.buffer)
+                buffer = self.tape.buffers[view.buffer]
+                if self.scalar_reads:
+                    marks[array_base + buffer.base : array_base + buffer.base + buffer.size] = 1
+
+        self.scalar_reads = len(self.scalar_elements()) > 0
+        for index in self.wrt:
+            mark(self.tape.inputs[index].view)
+        for segment in segments:
+            if not segment.calls:
+                compiled(scalars.vary)(
+                    self.code, marks, arity, active, segment.first, segment.last, base, array_base
+                )
+                self._mark_written_buffers(segment, marks, mark)
+            for call in segment.calls:
+                if any(targets.varies(v) for v in _differentiable_operands(call)):
+                    mark(call.result)
+                    if call.op in ("write", "scatter_write"):
+                        mark(call.operands[-1])
+        return targets
+
+    def _mark_written_buffers(self, segment: _Segment, marks: np.ndarray, mark) -> None:  # noqa: ANN001
+        rows = self.code[segment.first : segment.last]
+        targets = np.unique(rows[rows[:, 0] == layout.WRITE, 2])
+        targets = targets[targets >= ARRAY] - ARRAY
+        targets = targets[marks[self.frame.array_base + targets] != 0]
+        if len(targets):
+            for buffer in np.unique(self.tape.buffer_of(targets)).tolist():
+                mark(View(buffer, 0, (), ()))
+
+    # --- emission -------------------------------------------------------------------------------
+
+    def emit_scalars(self, stream: Stream, first: int, last: int, starts: np.ndarray) -> None:
+        """Forward words of scalar rows."""
+        arity, _, _ = tables()
+        words = np.empty(5 * (last - first), np.int32)
+        local = np.zeros(len(self.code), np.int32) if last - first < len(self.code) else starts
+        n = compiled(scalars.emit_forward)(
+            self.code, arity, first, last, self.frame.scalar_base, self.frame.array_base,
+            words, 0, local,
+        )  # fmt: skip
+        starts[first:last] = local[first:last] + stream.length
+        stream.scalars(words[:n].copy())
+
+    def emit_forward(self, segments: list[_Segment]) -> tuple[Stream, np.ndarray]:
+        """The forward code, and where each row's words start."""
+        stream = Stream()
+        starts = np.zeros(len(self.code), np.int32)
+        for segment in segments:
+            if not segment.calls:
+                self.emit_scalars(stream, segment.first, segment.last, starts)
+                continue
+            starts[segment.first : segment.last] = stream.length
+            if segment.calls[0].op in OPS:
+                elementwise.lower_forward(self.group(segment), stream)
+            else:
+                emit_call(self.frame, stream, segment.calls[0])
+        return stream, starts
+
+    def emit_tangent(
+        self, segments: list[_Segment], targets: Targets
+    ) -> tuple[Stream, np.ndarray]:
+        """Values and tangents in one sweep; every intermediate is stored."""
+        stream = Stream()
+        starts = np.zeros(len(self.code), np.int32)
+        for segment in segments:
+            if not segment.calls:
+                self.emit_scalars(stream, segment.first, segment.last, starts)
+                continue
+            starts[segment.first : segment.last] = stream.length
+            for call in segment.calls:
+                self._tangent_call(stream, call, targets)
+        return stream, starts
+
+    def _tangent_call(self, stream: Stream, call: Call, targets: Targets) -> None:
+        frame = self.frame
+        varies = [targets.varies(view) for view in call.operands]
+        if call.op in OPS:
+            n, shape = call.result.size, call.result.shape
+            tiled = n > settings.tile_from
+            elementwise.lower_forward(Group(frame, [call], shape, n, tiled), stream)
+            elementwise.lower_tangent(call, frame, stream, varies, n, shape, tiled)
+            return
+        if call.op not in ("write", "scatter_write"):
+            emit_call(frame, stream, call)
+        out = tangent(frame.place(call.result))
+        if not any(varies):
+            if call.op in ("write", "scatter_write"):
+                emit_call(frame, stream, call)
+            elif call.result.size:
+                stream.copy(out, structural.zero(self.arena, out.shape))
+        elif call.op in structural.LINEAR:
+            operands = [
+                self._tangent_or_zero(view, varied)
+                if STRUCTURAL[call.op].is_active(i)
+                else frame.place(view)
+                for i, (view, varied) in enumerate(zip(call.operands, varies, strict=True))
+            ]
+            if call.op in ("write", "scatter_write"):
+                operands[-1] = tangent(frame.place(call.operands[-1]))
+            structural.FORWARD[call.op](self.arena, stream, operands, out, call.params)
+            if call.op in ("write", "scatter_write"):
+                emit_call(frame, stream, call)
+        else:
+            self._tangent_rule(stream, call, varies, out)
+
+    def _tangent_or_zero(self, view: View, varied: bool) -> Place:
+        if varied:
+            return tangent(self.frame.place(view))
+        return structural.zero(self.arena, view.shape)
+
+    def _tangent_rule(self, stream: Stream, call: Call, varies: list[bool], out: Place) -> None:
+        from .rules import jvp_tape
+
+        rule = jvp_tape(call, tuple(varies))
+        if rule is None:
+            stream.copy(out, structural.zero(self.arena, out.shape))
+            return
+        views = [call.result, *call.operands]
+        places = [self.frame.place(view) for view in views]
+        moving = [view for view, varied in zip(call.operands, varies, strict=True) if varied]
+        places += [tangent(self.frame.place(view)) for view in moving]
+        (result,) = inline(self.arena, stream, rule, places)
+        stream.copy(out, result)
+
+    def emit_reverse(
+        self, segments: list[_Segment], targets: Targets, seeds: list[Slot | None]
+    ) -> tuple[Stream, list[Slot]]:
+        """The reverse code, and where the gradients are."""
+        stream = Stream()
+        lowering = ReverseLowering(self.frame, stream, targets)
+        for leaf, seed in zip(self.tape.outputs, seeds, strict=True):
+            if seed is not None:
+                lowering.contribute(leaf.view, whole(leaf.view.shape, seed.offset))
+        for segment in reversed(segments):
+            if not segment.calls:
+                self._reverse_scalars(stream, segment, lowering)
+            elif segment.calls[0].op in OPS:
+                elementwise.lower_reverse(self.group(segment), stream, targets)
+                self._consume(segment.calls, targets)
+            else:
+                lowering.call(segment.calls[0])
+        return stream, [self._gradient(stream, index, targets) for index in self.wrt]
+
+    def _consume(self, calls: list[Call], targets: Targets) -> None:
+        """Scalar results of elementwise groups do not exist: 0-d operations are scalar code."""
+        assert all(c.op == "sum" or c.result.buffer != SCALAR for c in calls)
+
+    def _reverse_scalars(
+        self, stream: Stream, segment: _Segment, lowering: ReverseLowering
+    ) -> None:
+        arity, active, reverse = tables()
+        first, last = segment.first, segment.last
+        lowering.prepare_scalars(self.code[first:last])
+        targets = lowering.targets
+        words = np.empty(5 * (last - first), np.int32)
+        n = compiled(scalars.emit_reverse)(
+            self.code, arity, active, reverse, first, last, self.frame.scalar_base,
+            self.frame.array_base, targets.varied, targets.touched_scalars, words, 0,
+        )  # fmt: skip
+        stream.scalars(words[:n].copy())
+
+    def _gradient(self, stream: Stream, index: int, targets: Targets) -> Slot:
+        """Where an argument's gradient lies after the sweep."""
+        view = self.tape.inputs[index].view
+        shape = view.shape
+        place = adjoint(self.frame.place(view))
+        if view.buffer == SCALAR:
+            offset = self.arena.reserve(1)
+            stream.copy(whole((), offset), place)
+            stream.raw((layout.ZERO, place.offset, 1))
+            return Slot(0, layout.VALUES, offset, shape)
+        if view.size and not targets.touched(view):
+            targets.add_mode(view, stream)
+        if place.space != layout.ADJOINTS:
+            return Slot(place.space, place.space, 0, shape)
+        return Slot(0, layout.ADJOINTS, place.offset, shape)
+
+    def output(self, stream: Stream, place: Place) -> Slot:
+        """A contiguous place of an output."""
+        if place.space != layout.VALUES or not place.contiguous:
+            if place.space == layout.TANGENTS and place.contiguous:
+                return Slot(0, place.space, place.offset, place.shape)
+            copy = whole(place.shape, self.arena.reserve(place.size))
+            stream.copy(copy, place)
+            place = copy
+        return Slot(0, place.space, place.offset, place.shape)
+
+    def parameters(self) -> list[Slot]:
+        """Where the arguments go."""
+        slots = []
+        for leaf in self.tape.inputs:
+            place = self.frame.place(leaf.view)
+            in_place = place.space if place.space != layout.VALUES else 0
+            slots.append(Slot(in_place, place.space, place.offset, place.shape))
+        return slots
+
+
+def _marks(tape: Tape) -> int:
+    """Marks for scalars, and one more that all array elements share."""
+    return tape.n_scalars + 1
+
+
+def _compact_elements(code: np.ndarray, tape: Tape) -> np.ndarray:
+    """The code with every array element replaced by one common mark."""
+    rows = code.copy()
+    rows[:, 1:][rows[:, 1:] >= ARRAY] = tape.n_scalars
+    return rows
+
+
+def _differentiable_operands(call: Call) -> list[View]:
+    if call.op in OPS:
+        flags = elementwise.differentiable(call.op)
+        return [v for v, is_on in zip(call.operands, flags, strict=True) if is_on]
+    active = STRUCTURAL[call.op].active
+    return list(call.operands) if active is None else [call.operands[i] for i in active]
+
+
+def emit_call(frame: Frame, stream: Stream, call: Call) -> None:
+    """Forward code of one structural call."""
+    operands = [frame.place(view) for view in call.operands]
+    function = structural.FORWARD[call.op]
+    function(frame.arena, stream, operands, frame.place(call.result), call.params)
+
+
+def inline(arena: Arena, stream: Stream, tape: Tape, places: list[Place]) -> list[Place]:
+    """Forward code of a rule's tape with ``places`` for its inputs; returns its outputs' places."""
+    by_scalars = bool((tape.code[:, 1:] >= ARRAY).any()) and bool((tape.code[:, 0] < CALL).any())
+    bound = {}
+    for leaf, place in zip(tape.inputs, places, strict=True):
+        if leaf.view.buffer != SCALAR and place.contiguous and not by_scalars:
+            bound[leaf.view.buffer] = place
+    frame = Frame(arena, tape, bound)
+    for leaf, place in zip(tape.inputs, places, strict=True):
+        if leaf.view.buffer not in bound and leaf.view.size:
+            stream.copy(frame.place(leaf.view), place)
+    builder = _Builder.__new__(_Builder)
+    builder.tape, builder.code, builder.frame, builder.arena = tape, tape.code.copy(), frame, arena
+    builder.keep, builder.mode, builder.has_calls = 0, "rule", bool(tape.calls)
+    builder.uses = {}
+    for first, last, call in builder._runs():
+        if call is None:
+            builder.emit_scalars(stream, first, last, np.zeros(len(tape.code), np.int32))
+        elif call.op in OPS:
+            n = call.result.size
+            group = Group(frame, [call], call.result.shape, n, n > settings.tile_from)
+            elementwise.lower_forward(group, stream)
+        else:
+            emit_call(frame, stream, call)
+    return [frame.place(leaf.view) for leaf in tape.outputs]
+
+
+def build(tape: Tape, wrt: tuple[int, ...] = (), mode: str = "value", scalar_seed: bool = False) -> Code:
+    """Lower a tape.
+
+    Parameters
+    ----------
+    wrt
+        The inputs to differentiate with respect to.
+    mode
+        ``"value"``, ``"gradient"`` (forward and reverse code) or ``"tangent"``.
+    scalar_seed
+        The only output is 0-d and its seed is one.
+    """
+    builder = _Builder(tape, wrt, mode)
+    builder.choose_in_place()
+    builder.remove_dead()
+    builder.fuse()
+    builder.count_buffer_uses()
+    segments = builder.segments()
+    empty = np.zeros(0, np.int32)
+    reverse = tangent_words = forward = empty
+    gradients: list[Slot] = []
+    tangents_in: list[Slot] = []
+    tangents_out: list[Slot] = []
+    seeds: list[Slot | None] = []
+    frame, arena = builder.frame, builder.arena
+    if mode == "tangent":
+        targets = builder.find_varied(segments)
+        stream, starts = builder.emit_tangent(segments, targets)
+        values = [builder.output(stream, frame.place(leaf.view)) for leaf in tape.outputs]
+        for leaf in tape.outputs:
+            if targets.varies(leaf.view):
+                place = tangent(frame.place(leaf.view))
+            else:
+                place = structural.zero(arena, leaf.view.shape)
+            tangents_out.append(builder.output(stream, place))
+        for index in wrt:
+            place = tangent(frame.place(tape.inputs[index].view))
+            in_place = place.space if place.space != layout.TANGENTS else 0
+            tangents_in.append(Slot(in_place, place.space, place.offset, place.shape))
+        tangent_words = stream.words()
+    else:
+        stream, starts = builder.emit_forward(segments)
+        values = [builder.output(stream, frame.place(leaf.view)) for leaf in tape.outputs]
+        forward = stream.words()
+        if mode == "gradient":
+            targets = builder.find_varied(segments)
+            seeds = [_seed(arena, leaf.view, targets, scalar_seed) for leaf in tape.outputs]
+            stream, gradients = builder.emit_reverse(segments, targets, seeds)
+            reverse = stream.words()
+    rewrites = bool(
+        (builder.code[:, 0] == layout.WRITE).any()
+        or any(call.op in ("write", "scatter_write") for call in tape.calls)
+    )
+    offsets = np.array(list(arena.scalar_constants), np.int64)
+    constants = [np.zeros(0), *arena.constant_block, np.zeros(8)]
+    return Code(
+        forward, reverse, tangent_words, arena.size + 8, layout.TILE * arena.registers.most,
+        (offsets, np.array(list(arena.scalar_constants.values()))), np.concatenate(constants),
+        arena.large_constants, builder.parameters(), values, gradients, tangents_in,
+        tangents_out, [s for s in seeds if s is not None], starts, frame.scalar_base,
+        frame.array_base, rewrites,
+    )  # fmt: skip
+
+
+def _seed(arena: Arena, view: View, targets: Targets, scalar_seed: bool) -> Slot:
+    """Where an output's cotangent is put before the reverse sweep."""
+    offset = arena.reserve(view.size)
+    if scalar_seed:
+        arena.scalar_constants[offset] = 1.0
+    return Slot(0, layout.VALUES, offset, view.shape)
+

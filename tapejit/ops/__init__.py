@@ -1,0 +1,3 @@
+"""The table of operations: each one's mathematics, once."""
+
+from . import elementwise as elementwise

@@ -1,0 +1,189 @@
+"""Programs and workspaces: a tape laid out for execution, and the memory of one running copy."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import Any
+
+import numpy as np
+
+from .config import settings
+from .interpreters import entry, layout
+from .interpreters.entry import (
+    ARRAY_IN,
+    ARRAY_OUT,
+    DIM_0,
+    IN_PLACE,
+    IN_PLACE_OUT,
+    MAX_DIMS,
+    MODE,
+    NDIM,
+    OBJECT,
+    OFFSET,
+    RECORD_WORDS,
+    SCALAR_IN,
+    SCALAR_OUT,
+    SIZE,
+    SPACE,
+)
+from .lowering.build import Code, Slot, build
+from .lowering.stream import kernel_table
+from .tape import Tape, size_of
+
+__all__ = ["Program", "Workspace", "program_for"]
+
+
+class Program:
+    """A tape laid out for execution: code words and constants, shared by all workspaces.
+
+    Immutable but for its pool of idle workspaces.
+    """
+
+    def __init__(self, tape: Tape, wrt: tuple[int, ...], mode: str, scalar_seed: bool) -> None:
+        self.tape = tape
+        self.wrt = wrt
+        self.mode = mode
+        self.table = kernel_table()
+        self.code: Code = build(tape, wrt, mode, scalar_seed)
+        names = {"value": ["forward"], "gradient": ["forward", "reverse"], "tangent": ["tangent"]}
+        for name in names[mode]:
+            self.table.require(name)
+        self.uses_blas = self.table.uses_blas(self.code)
+        self._pool: list[Workspace] = []
+
+    def checkout(self) -> Workspace:
+        """A workspace that nobody else uses."""
+        try:
+            return self._pool.pop()
+        except IndexError:
+            return Workspace(self)
+
+    def give_back(self, workspace: Workspace) -> None:
+        """Return a workspace to the pool."""
+        self._pool.append(workspace)
+
+    @property
+    def nbytes(self) -> dict[str, int]:
+        """Bytes of one workspace and of the shared parts, by name."""
+        code = self.code
+        values = 8 * code.arena_size
+        return {
+            "values": values,
+            "adjoints": values if self.mode == "gradient" else 0,
+            "tangents": values if self.mode == "tangent" else 0,
+            "scratch": 8 * code.scratch_size,
+            "code": 4 * (len(code.forward) + len(code.reverse) + len(code.tangent)),
+            "constants": 8 * (len(code.constants) + sum(c.size for c in code.large_constants)),
+        }
+
+
+def _aligned(n: int) -> np.ndarray:
+    """``n`` zeros that start at a cache line."""
+    raw = np.zeros(n + 8)
+    shift = (-raw.ctypes.data // 8) % 8
+    return raw[shift : shift + n]
+
+
+class Workspace:
+    """The preallocated arrays of one running copy of a program."""
+
+    def __init__(self, program: Program) -> None:
+        code = program.code
+        self.program = program
+        self.values = _aligned(code.arena_size)
+        offsets, constants = code.scalar_constants
+        self.values[offsets] = constants
+        self.adjoints = _aligned(code.arena_size if program.mode == "gradient" else 0)
+        self.tangents = _aligned(code.arena_size if program.mode == "tangent" else 0)
+        self.scratch = _aligned(code.scratch_size + layout.TILE)
+        self.context = np.zeros(layout.CONTEXT_WORDS, np.int64)
+        slots_in = [*code.parameters, *code.tangents_in]
+        self.parameters = _records(slots_in, is_input=True)
+        self.results = np.zeros((0, RECORD_WORDS), np.int64)
+        self.types = entry.header_words()
+        self._fill_context()
+        self.address = self.context.ctypes.data
+        self.types_address = self.types.ctypes.data
+
+    def _fill_context(self) -> None:
+        c, code, table = self.context, self.program.code, self.program.table
+        c[layout.TILE_SIZE] = layout.UNTILED
+        c[layout.KERNELS] = table.addresses.ctypes.data
+        if self.program.uses_blas:
+            from .interpreters.blas import table_address
+
+            c[layout.BLAS] = table_address()
+        for word, words in (
+            (layout.FORWARD, code.forward),
+            (layout.REVERSE, code.reverse),
+            (layout.TANGENT, code.tangent),
+        ):
+            c[word] = words.ctypes.data
+            c[word + 1] = len(words)
+        c[layout.VALUES] = self.values.ctypes.data
+        c[layout.ADJOINTS] = self.adjoints.ctypes.data
+        c[layout.TANGENTS] = self.tangents.ctypes.data
+        c[layout.CONSTANTS] = code.constants.ctypes.data
+        c[layout.SCRATCH] = self.scratch.ctypes.data
+        for i, array in enumerate(code.large_constants):
+            c[layout.CONTEXT_WORDS - 1 - i] = array.ctypes.data
+        c[layout.PARAMETERS] = self.parameters.ctypes.data
+        c[layout.N_PARAMETERS] = len(self.parameters)
+
+    def deliver_to(self, slots: list[Slot], scalars: np.ndarray) -> None:
+        """Set up result records; 0-d results go to ``scalars``, in the order of the slots."""
+        self.results = _records(slots, is_input=False)
+        self.scalars = scalars
+        for k, slot in enumerate(slots):
+            if slot.shape == ():
+                self.results[k, OBJECT] = scalars[k:].ctypes.data
+        self.context[layout.RESULTS] = self.results.ctypes.data
+        self.context[layout.N_RESULTS] = len(self.results)
+
+    def run(self, what: int, start: int = 0) -> int:
+        """Bind, sweep, deliver; returns a status."""
+        if self.program.table.plain:
+            return int(entry.run(self.address, self.types_address, start, what))
+        return entry.entries()[0](self.address, self.types_address, start, what)
+
+    def clear(self) -> None:
+        """Make adjoints and tile state as new, after a sweep that stopped half-way."""
+        self.adjoints[:] = 0.0
+        self.context[layout.TILE_BASE] = 0
+        self.context[layout.TILE_SIZE] = layout.UNTILED
+
+
+def _records(slots: list[Slot], is_input: bool) -> np.ndarray:
+    records = np.zeros((max(len(slots), 1), RECORD_WORDS), np.int64)[: len(slots)]
+    for record, slot in zip(records, slots, strict=True):
+        if slot.shape == ():
+            record[MODE] = SCALAR_IN if is_input else SCALAR_OUT
+        elif slot.in_place:
+            record[MODE] = IN_PLACE if is_input else IN_PLACE_OUT
+        else:
+            record[MODE] = ARRAY_IN if is_input else ARRAY_OUT
+        record[SPACE], record[OFFSET] = slot.space, slot.offset
+        record[SIZE] = size_of(slot.shape)
+        record[NDIM] = len(slot.shape)
+        if len(slot.shape) > MAX_DIMS:
+            raise ValueError(f"arrays of more than {MAX_DIMS} dimensions are not supported")
+        record[DIM_0 : DIM_0 + len(slot.shape)] = slot.shape
+    return records
+
+
+_interned: weakref.WeakValueDictionary[tuple, Program] = weakref.WeakValueDictionary()
+_lock = threading.Lock()
+
+
+def program_for(
+    tape: Tape, wrt: tuple[int, ...] = (), mode: str = "value", scalar_seed: bool = False
+) -> Program:
+    """The program of a tape: equal tapes share one."""
+    key: Any = (tape.fingerprint, wrt, mode, scalar_seed, settings.plain_python, settings.tile_from)
+    program = _interned.get(key)
+    if program is None:
+        made = Program(tape, wrt, mode, scalar_seed)
+        with _lock:
+            program = _interned.setdefault(key, made)
+    return program

@@ -1,0 +1,51 @@
+"""Containers of arguments and results (library: optree), dataclasses included."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import optree
+
+__all__ = ["flatten", "unflatten"]
+
+_NAMESPACE = "tapejit"
+_registered: set[type] = set()
+
+
+def flatten(tree: Any) -> tuple[list, Any]:
+    """Leaves and structure; ``None`` is part of the structure."""
+    leaves, structure = optree.tree_flatten(tree, namespace=_NAMESPACE)
+    if any(_is_dataclass(leaf) for leaf in leaves):
+        for leaf in leaves:
+            if _is_dataclass(leaf):
+                _register(type(leaf))
+        return flatten(tree)
+    return leaves, structure
+
+
+def unflatten(structure: Any, leaves: list) -> Any:
+    """The tree with these leaves."""
+    return optree.tree_unflatten(structure, leaves)
+
+
+def _is_dataclass(leaf: Any) -> bool:
+    return dataclasses.is_dataclass(leaf) and not isinstance(leaf, type)
+
+
+def _register(cls: type) -> None:
+    if cls in _registered:
+        return
+    _registered.add(cls)
+    names = tuple(field.name for field in dataclasses.fields(cls))
+
+    def take_apart(value: Any) -> tuple:
+        return tuple(getattr(value, name) for name in names), None, names
+
+    def put_together(_: Any, children: Any) -> Any:
+        made = object.__new__(cls)
+        for name, child in zip(names, children, strict=True):
+            object.__setattr__(made, name, child)
+        return made
+
+    optree.register_pytree_node(cls, take_apart, put_together, namespace=_NAMESPACE)

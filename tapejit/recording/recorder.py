@@ -1,0 +1,295 @@
+"""The recorder: flat lists to which every traced operation appends one entry."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import TraceError, TracerLeakError
+from ..tape import ARRAY, SCALAR, Buffer, Call, Leaf, Tape, View, line_of, row_major, size_of
+
+__all__ = ["Recorder", "activate", "active", "user_frame"]
+
+_levels = itertools.count()
+_PACKAGE = Path(__file__).resolve().parents[1]
+_NUMPY = str(Path(np.__file__).parent)
+#: Parts of the package whose frames are user code as far as messages are concerned.
+_USER_PARTS = (str(_PACKAGE / "demo"),)
+_internal: dict[Any, bool] = {}
+
+#: Array buffers start at multiples of this many elements (64 bytes), and are padded to it.
+ALIGNMENT = 8
+
+
+def _is_internal(filename: str) -> bool:
+    known = _internal.get(filename)
+    if known is None:
+        inside = filename.startswith((str(_PACKAGE), _NUMPY)) or "optree" in filename
+        known = inside and not filename.startswith(_USER_PARTS)
+        _internal[filename] = known
+    return known
+
+
+def user_frame(depth: int = 1) -> Any:
+    """The nearest frame of the user's code: outside of this package and of NumPy."""
+    frame = sys._getframe(depth)
+    while frame.f_back is not None and _is_internal(frame.f_code.co_filename):
+        frame = frame.f_back
+    return frame
+
+
+def where_am_i() -> str:
+    """``file:line`` of the user's code, for messages."""
+    frame = user_frame(2)
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+_active = threading.local()
+
+
+def active() -> Recorder | None:
+    """The innermost recording of this thread, if one is under way."""
+    stack = getattr(_active, "stack", None)
+    return stack[-1] if stack else None
+
+
+@contextlib.contextmanager
+def activate(rec: Recorder) -> Iterator[None]:
+    """Make ``rec`` this thread's innermost recording."""
+    stack = _active.__dict__.setdefault("stack", [])
+    stack.append(rec)
+    try:
+        yield
+    finally:
+        stack.pop()
+
+
+class Recorder:
+    """Collects one tape.
+
+    Scalars and array elements are numbered in two regions; an array buffer is a padded stretch of
+    the array region.  ``writes`` counts in-place writes: a scalar read before a write to the
+    element it names is found again in the write's save slot (see :meth:`resolve`).
+    """
+
+    def __init__(self, name: str = "<function>") -> None:
+        self.name = name
+        self.level = next(_levels)
+        self.thread = threading.get_ident()
+        self.closed = False
+        self.code: list[int] = []
+        self.codes: list[Any] = []
+        self.offsets: list[int] = []
+        self.calls: list[Call] = []
+        self.buffers: list[Buffer] = []
+        self.n_scalars = 0
+        self.n_elements = 0
+        self.constants: dict[Any, int] = {}
+        self.constant_values: list[float] = []
+        self.array_constants: list[np.ndarray] = []
+        self._array_numbers: dict[int, list[tuple[np.ndarray, int]]] = {}
+        self.inputs: list[Leaf] = []
+        self.n_guards = 0
+        self.on_guard: Callable[[], None] | None = None
+        #: Results' values by row, kept while a derivative is being taken inside of the recording.
+        self.values: dict[int, Any] | None = None
+        self.cells: dict[int, Any] = {}
+        self.captured: list[Any] = []
+        self._captures: dict[int, Any] = {}
+        self.writes = 0
+        self._element_writes: dict[int, list[tuple[int, int]]] = {}
+        self._region_writes: list[tuple[int, View, View]] = []
+
+    # --- entries --------------------------------------------------------------------------------
+
+    def emit(self, op: int, out: int, a: int = 0, b: int = 0, c: int = 0) -> None:
+        """Append an instruction; its place is the user's line."""
+        self.code.extend((op, out, a, b, c))
+        frame = user_frame(2)
+        self.codes.append(frame.f_code)
+        self.offsets.append(frame.f_lasti)
+
+    def call(self, op: str, operands: tuple, result: View, params: tuple = ()) -> None:
+        """Append an array instruction."""
+        from ..interpreters.layout import CALL
+
+        self.emit(CALL, len(self.calls))
+        self.calls.append(Call(op, tuple(operands), result, params))
+
+    def scalar(self) -> int:
+        """A new element of the scalar region."""
+        number = self.n_scalars
+        if number >= ARRAY:
+            raise TraceError(
+                f"{where_am_i()}: the recording has more than 2**30 scalars; put the loop's body "
+                "into array operations or a staged loop"
+            )
+        self.n_scalars = number + 1
+        return number
+
+    def constant(self, value: float) -> int:
+        """The scalar that holds a constant."""
+        value = float(value)
+        key = value if value != 0.0 and value == value else repr(value)
+        number = self.constants.get(key)
+        if number is None:
+            number = self.constants[key] = self.scalar()
+            self.constant_values.append(value)
+        return number
+
+    def buffer(self, size: int, argument: int = -1) -> int:
+        """A new array buffer; returns its number."""
+        padded = -(-size // ALIGNMENT) * ALIGNMENT
+        if self.n_elements + padded >= ARRAY:
+            raise TraceError(
+                f"{where_am_i()}: the recording's arrays hold more than 2**30 elements together"
+            )
+        self.buffers.append(Buffer(self.n_elements, size, argument))
+        self.n_elements += padded
+        return len(self.buffers) - 1
+
+    def array_constant(self, array: np.ndarray) -> View:
+        """A captured array, copied; the same array captured again is found again."""
+        known = self._array_numbers.setdefault(id(array), [])
+        for copy, number in known:
+            if copy.shape == array.shape and _same_bits(copy, array):
+                return View(number, 0, copy.shape, row_major(copy.shape))
+        copy = np.array(array, np.float64, order="C")
+        copy.flags.writeable = False
+        number = len(self.buffers)
+        self.buffers.append(Buffer(-1, copy.size, constant=len(self.array_constants)))
+        self.array_constants.append(copy)
+        known.append((copy, number))
+        # The id is only good while the array lives: keep it until the recording ends.
+        self._array_numbers.setdefault(-1, []).append((array, -1))
+        return View(number, 0, copy.shape, row_major(copy.shape))
+
+    def element(self, view: View) -> int:
+        """The element address of a 0-d view."""
+        if view.buffer == SCALAR:
+            return view.offset
+        return ARRAY + self.buffers[view.buffer].base + view.offset
+
+    def capture(self, tracer: Any) -> Any:
+        """A traced value of an enclosing recording, as an input of this one."""
+        known = self._captures.get(id(tracer))
+        if known is None:
+            if tracer.rec.level > self.level:
+                raise TracerLeakError(
+                    f"{where_am_i()}: a traced value of the inner function `{tracer.rec.name}` is "
+                    f"used in `{self.name}`; return it from the inner function instead"
+                )
+            tracer.rec.check_use()
+            from .record import make_input
+
+            known = make_input(self, tracer.value, len(self.inputs))
+            self.captured.append(tracer)
+            self._captures[id(tracer)] = known
+        return known
+
+    # --- in-place writes ------------------------------------------------------------------------
+
+    def note_element_write(self, element: int, save: int) -> None:
+        """An element was overwritten; its former value stands in ``save``."""
+        self.writes += 1
+        self._element_writes.setdefault(element, []).append((self.writes, save))
+
+    def note_region_write(self, region: View, save: View) -> None:
+        """A region was overwritten; its former values stand in ``save``."""
+        self.writes += 1
+        self._region_writes.append((self.writes, region, save))
+
+    def resolve(self, element: int, version: int) -> int:
+        """Where the value now stands that ``element`` had after ``version`` writes."""
+        first = None
+        for when, save in self._element_writes.get(element, ()):
+            if when > version:
+                first = (when, save)
+                break
+        for when, region, save in reversed(self._region_writes):
+            if when <= version:
+                break
+            if first is None or when < first[0]:
+                index = self._position(element, region)
+                if index is not None:
+                    first = (when, self.element(_item(save, index)))
+        return element if first is None else first[1]
+
+    def _position(self, element: int, region: View) -> tuple[int, ...] | None:
+        """Index of an element in a region, or None."""
+        offset = element - ARRAY - self.buffers[region.buffer].base - region.offset
+        dims = sorted(range(len(region.shape)), key=lambda d: -abs(region.strides[d]))
+        shift = sum(min(0, (n - 1) * s) for n, s in zip(region.shape, region.strides, strict=True))
+        offset -= shift
+        index = [0] * len(region.shape)
+        for d in dims:
+            n, stride = region.shape[d], region.strides[d]
+            if n > 1:
+                q = min(offset // abs(stride), n - 1)
+                if q < 0:
+                    return None
+                offset -= q * abs(stride)
+                index[d] = q if stride > 0 else n - 1 - q
+        return tuple(index) if offset == 0 else None
+
+    # --- the end --------------------------------------------------------------------------------
+
+    def check_use(self) -> None:
+        """Raise unless a tracer of this recording may be used here and now."""
+        if self.closed:
+            raise TracerLeakError(
+                f"{where_am_i()}: a traced value of `{self.name}` is used after its recording "
+                "ended; return it from the function instead of keeping it in a variable outside"
+            )
+        if self.thread != threading.get_ident():
+            raise TracerLeakError(
+                f"{where_am_i()}: a traced value of `{self.name}` is used in another thread than "
+                "the one that records; call the compiled function from each thread instead"
+            )
+
+    def tape(self, outputs: list[Leaf]) -> Tape:
+        """The finished tape."""
+        code = np.array(self.code, np.int32).reshape(-1, 5)
+        ids = np.fromiter(self.constants.values(), np.int64, len(self.constants))
+        for array in (code, ids):
+            array.flags.writeable = False
+        return Tape(
+            code=code,
+            calls=tuple(self.calls),
+            buffers=tuple(self.buffers),
+            n_scalars=self.n_scalars,
+            n_array_elements=self.n_elements,
+            scalar_constants=(ids, np.array(self.constant_values, np.float64)),
+            array_constants=tuple(self.array_constants),
+            inputs=tuple(self.inputs),
+            outputs=tuple(outputs),
+            locations=(self.codes, self.offsets),
+            name=self.name,
+        )
+
+    def place(self, index: int) -> str:
+        """``file:line`` at which instruction ``index`` was recorded."""
+        code = self.codes[index]
+        return f"{code.co_filename}:{line_of(code, self.offsets[index])}"
+
+
+def _item(view: View, index: tuple[int, ...]) -> View:
+    offset = view.offset + sum(i * s for i, s in zip(index, view.strides, strict=True))
+    return View(view.buffer, offset, (), ())
+
+
+def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    return a is b or bool(np.array_equal(a, b, equal_nan=b.dtype.kind == "f"))
+
+
+def contiguous_view(buffer: int, shape: tuple[int, ...]) -> View:
+    """The whole buffer as a C-contiguous array."""
+    assert size_of(shape) >= 0
+    return View(buffer, 0, shape, row_major(shape))

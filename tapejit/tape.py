@@ -1,0 +1,187 @@
+"""The Tape: an immutable flat record (a Wengert list) of one run of a function."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+__all__ = ["ARRAY", "SCALAR", "Call", "Tape", "View"]
+
+#: Scalar codes address elements: below ``ARRAY`` scalars, from it on elements of array buffers.
+ARRAY = 1 << 30
+#: The buffer number that stands for the scalar region.
+SCALAR = -1
+
+
+class View(NamedTuple):
+    """A strided window on a buffer (offset and strides in elements)."""
+
+    buffer: int
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return size_of(self.shape)
+
+
+class Buffer(NamedTuple):
+    """A block of elements: a temporary, an argument (``argument >= 0``) or a constant."""
+
+    base: int  # first element in the array region; -1 for a constant
+    size: int
+    argument: int = -1
+    constant: int = -1
+
+
+class Call(NamedTuple):
+    """An array instruction."""
+
+    op: str
+    operands: tuple[View, ...]
+    result: View
+    params: tuple = ()
+
+
+class Leaf(NamedTuple):
+    """An input or output: where it lies, and its NumPy dtype."""
+
+    view: View
+    dtype: str
+
+
+def size_of(shape: tuple[int, ...]) -> int:
+    """Number of elements of an array of this shape."""
+    size = 1
+    for n in shape:
+        size *= n
+    return size
+
+
+def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides, in elements, of a C-contiguous array."""
+    strides = []
+    step = 1
+    for n in reversed(shape):
+        strides.append(step)
+        step *= max(n, 1)
+    return tuple(reversed(strides))
+
+
+def is_contiguous(view: View) -> bool:
+    """Whether the view's elements lie one after the other in C order."""
+    step = 1
+    for n, stride in zip(reversed(view.shape), reversed(view.strides), strict=True):
+        if n != 1 and stride != step:
+            return False
+        step *= n
+    return True
+
+
+@dataclass(frozen=True, eq=False)
+class Tape:
+    """A recorded function.
+
+    Attributes
+    ----------
+    code
+        int32 array (n, 5): op code, result, three operands.  Elementwise scalar operations address
+        elements; array instructions name an entry of ``calls`` as their result.
+    calls
+        The array instructions.
+    buffers
+        The array buffers: where each lies, which are arguments or constants.
+    n_scalars, n_array_elements
+        Sizes of the scalar region and of the array region.
+    scalar_constants
+        (ids, values) of the constants in the scalar region.
+    array_constants
+        Captured arrays, copied when they were recorded.
+    inputs, outputs
+        Leaves of the arguments and of the result.
+    locations
+        For each instruction the code object and byte-code offset of the user's line.
+    """
+
+    code: np.ndarray
+    calls: tuple[Call, ...]
+    buffers: tuple[Buffer, ...]
+    n_scalars: int
+    n_array_elements: int
+    scalar_constants: tuple[np.ndarray, np.ndarray]
+    array_constants: tuple[np.ndarray, ...]
+    inputs: tuple[Leaf, ...]
+    outputs: tuple[Leaf, ...]
+    locations: tuple[list, list] = field(default=((), ()), repr=False)
+    name: str = "<tape>"
+    call: Any = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.code)
+
+    def __call__(self, *args: Any) -> Any:
+        """Replay the tape at new arguments (same structure, shapes and branches)."""
+        return self.call(*args)
+
+    @functools.cached_property
+    def fingerprint(self) -> bytes:
+        """Hash of the structure and constants: equal tapes share one Program."""
+        digest = hashlib.blake2b(digest_size=16)
+        ids, values = self.scalar_constants
+        for array in (self.code, ids, values, *self.array_constants):
+            digest.update(str((array.shape, array.dtype.str)).encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        layout = (self.calls, self.buffers, self.n_scalars, self.n_array_elements)
+        digest.update(repr((layout, self.inputs, self.outputs)).encode())
+        return digest.digest()
+
+    def line(self, index: int) -> tuple[str, int]:
+        """File and line of the user's code that recorded instruction ``index``."""
+        codes, offsets = self.locations
+        if index >= len(codes):
+            return ("<unknown>", 0)
+        code, offset = codes[index], offsets[index]
+        return (code.co_filename, line_of(code, offset))
+
+    def buffer_of(self, elements: np.ndarray) -> np.ndarray:
+        """The buffers of array-region elements."""
+        bases = np.array([b.base for b in self.buffers if b.base >= 0], np.int64)
+        numbers = np.array([i for i, b in enumerate(self.buffers) if b.base >= 0], np.int64)
+        return numbers[np.searchsorted(bases, elements, side="right") - 1]
+
+    def element(self, element: int) -> View:
+        """The 0-d view of an element address as scalar codes use it."""
+        if element < ARRAY:
+            return View(SCALAR, element, (), ())
+        offset = element - ARRAY
+        buffer = int(self.buffer_of(np.array([offset]))[0])
+        return View(buffer, offset - self.buffers[buffer].base, (), ())
+
+    def __str__(self) -> str:
+        from .listing import listing
+
+        return listing(self)
+
+    def draw(self, path: str | None = None, **options: Any) -> Any:
+        """Draw the computational graph to an SVG or PNG file (see :mod:`tapejit.draw`)."""
+        from .listing import graph_nodes
+        from .draw import draw_nodes
+
+        return draw_nodes(graph_nodes(self), path, title=self.name, **options)
+
+
+@functools.lru_cache(maxsize=4096)
+def line_of(code: Any, offset: int) -> int:
+    """Source line of a byte-code offset."""
+    positions: Iterator = code.co_positions()
+    for i, (line, *_) in enumerate(positions):
+        if 2 * i >= offset:
+            return line or code.co_firstlineno
+    return code.co_firstlineno

@@ -1,0 +1,65 @@
+"""The examples: each runs, quickly, and shows what it says it shows."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def example(capsys: pytest.CaptureFixture[str]) -> Any:
+    """Return a function that runs an example and returns what it printed."""
+
+    def run(name: str) -> str:
+        began = time.perf_counter()
+        load(name).main()
+        assert time.perf_counter() - began < 60.0
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_every_example_is_tested() -> None:
+    names = {path.stem for path in EXAMPLES.glob("*.py")}
+    assert names == {"logistic_regression", "lotka_volterra", "neural_network", "rosenbrock"}
+
+
+def test_lotka_volterra(example: Any) -> None:
+    printed = example("lotka_volterra")
+    estimates = dict(re.findall(r"^(\w+)\s+([\d.]+) ±", printed, re.MULTILINE))
+    published = {"alpha": 0.55, "beta": 0.028, "gamma": 0.80, "delta": 0.024}
+    for name, value in published.items():
+        assert float(estimates[name]) == pytest.approx(value, rel=0.05)
+
+
+def test_logistic_regression(example: Any) -> None:
+    printed = example("logistic_regression")
+    assert float(re.search(r"largest difference of a weight: (\S+)", printed)[1]) < 1e-6
+    assert float(re.search(r"training data: ([\d.]+)%", printed)[1]) > 98.0
+
+
+def test_neural_network(example: Any) -> None:
+    printed = example("neural_network")
+    assert float(re.search(r"unseen images: ([\d.]+)%", printed)[1]) > 96.0
+
+
+def test_rosenbrock(example: Any) -> None:
+    rows = [line.split() for line in example("rosenbrock").splitlines()]
+    errors = {row[0]: float(row[-1]) for row in rows if row[1:2] == ["tapejit"]}
+    assert set(errors) == {"BFGS", "L-BFGS-B", "Newton-CG", "trust-ncg", "trust-krylov"}
+    assert max(errors.values()) < 1e-4
