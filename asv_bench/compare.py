@@ -106,12 +106,12 @@ def _limits(names: list[str], effort: Effort) -> tuple[list[Limit], list[str]]:
         try:
             limits += _announced(name, lambda name=name: LIMITS[name](effort))
         except Exception:
-            failures.append(f"{name}:\n{traceback.format_exc()}")
+            failures.append(f"{name}:\n{traceback.format_exc(limit=-5)}")
     return limits, failures
 
 
 def _rows_table(rows: list[Row]) -> str:
-    shown = [name for name in CONTENDERS if any(row.cell(name) not in ("", "slow") for row in rows)]
+    shown = [name for name in CONTENDERS if any(name in row.times | row.errors for row in rows)]
     header = ["value and gradient", *(CONTENDERS[name][1] for name in shown), "bar"]
     lines = [[row.title, *(row.cell(name) for name in shown), row.bar_cell()] for row in rows]
     return table(header, lines)
@@ -122,7 +122,7 @@ def _footer(rows: list[Row], peers: list[str], failures: list[str]) -> None:
     if absent:
         print(f"Not installed, left out: {', '.join(absent)}.")
     if any(row.left_out for row in rows):
-        print('"slow": takes long to build or to run here; included with --slow.')
+        print('"slow": takes long to build or to run, included with --slow.  "-": not practical.')
     if rows and not any("tapejit" in row.times for row in rows):
         print("tapejit gave no figures: ratios are to the hand-written versions.")
     for text in [error for row in rows for error in row.errors.values()] + failures:

@@ -20,7 +20,6 @@ from .compiled import (
     Variant,
     collect,
     describe,
-    holds_tracer,
     normalise,
     typed,
 )
@@ -31,9 +30,10 @@ from .interpreters.entry import DELIVER, OBJECT, RUN_REVERSE
 from .lowering.build import Slot
 from .paths import Path
 from .program import Workspace
-from .recording.recorder import active
+from .recording.recorder import active, in_recording
 from .recording.record import Constant, record_function
-from .recording.tracer import Tracer, is_traced, recorder_of
+from .recording.tracer import Tracer, is_traced
+from .shortcut import Shortcut, usable
 from .tape import Tape
 
 __all__ = [
@@ -81,16 +81,6 @@ def _results(workspace: Workspace, arrays: list[Any]) -> list[Any]:
     return [scalars[k] if array is None else array for k, array in enumerate(arrays)]
 
 
-class _Setup:
-    """Result records of a workspace, made once."""
-
-    @staticmethod
-    def ensure(workspace: Workspace, slots: list[Slot], tag: str) -> None:
-        if getattr(workspace, "tag", None) != tag:
-            workspace.deliver_to(slots, np.zeros(max(len(slots), 1)))
-            workspace.tag = tag
-
-
 # --- jit ----------------------------------------------------------------------------------------------
 
 
@@ -98,14 +88,20 @@ class Jit(Compiled):
     """A compiled function; made by :func:`jit`."""
 
     mode = "value"
+    _fast: Shortcut | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if active() is not None:
+        if in_recording():
             return self.function.function(*args, **kwargs)
+        fast = self._fast
+        if fast is not None and not kwargs:
+            results = fast.call(args, None)
+            if results is not None:
+                return results[0]
         variant, values = self.find(args, kwargs)
         path, workspace = variant.execute(values)
         code = workspace.program.code
-        _Setup.ensure(workspace, code.values, "values")
+        workspace.prepare(code.values, "values")
         arrays = _allocate(code.values)
         _deliver(workspace, arrays, 0)
         results = _results(workspace, arrays)
@@ -113,7 +109,27 @@ class Jit(Compiled):
         results = [typed(r, leaf.dtype) for r, leaf in zip(results, path.tape.outputs, strict=True)]
         if self.check:
             self.compare(variant, values, results)
+        self._shorten(variant, path, args, kwargs)
         return collect(path, results)
+
+    def _shorten(self, variant: Variant, path: Path, args: tuple, kwargs: dict) -> None:
+        """Have the next call take the short way, where arguments and result are plain."""
+        if "shortcut" not in path.programs:
+            program = variant.program(path)
+            simple = (
+                not kwargs
+                and all(type(arg) in (np.ndarray, float, _float64) for arg in args)
+                and len(program.code.parameters) == len(args)
+                and path.recording.leaves == [0]
+                and not self.check
+                and path.recording.structure.num_nodes == 1
+                and path.tape.outputs[0].dtype[1] == "f"
+                and usable(program)
+            )
+            path.programs["shortcut"] = (
+                Shortcut(program, program.code.values, "values", reverse=False) if simple else None
+            )
+        self._fast = path.programs["shortcut"]
 
 
 def jit(
@@ -195,74 +211,78 @@ class ValueAndGrad(Compiled):
         self.argnums = argnums
         self.has_aux = has_aux
         self.with_value = with_value
-        self._fast: tuple | None = None
+        self._fast: Shortcut | None = None
+        self._single = False
 
     # --- the short way ----------------------------------------------------------------------------
 
     def __call__(self, *args: Any, out: Any = None, **kwargs: Any) -> Any:
+        # Traced arguments fail the entry's check of types, and take the general way.
         fast = self._fast
-        if fast is not None and len(args) == 1 and not kwargs:
-            pool, shape, make, run, program, variant = fast
-            x = args[0]
-            gradient = _new(shape) if out is None else out
-            workspace = pool.pop() if pool else make()
-            if (
-                run(workspace.address, workspace.types_address, id(x), id(gradient), RUN_REVERSE)
-                == 0
-            ):
-                if self.with_value:
+        if fast is not None and not kwargs:
+            if self._single and len(args) == 1:
+                pool = fast.pool
+                workspace = pool.pop() if pool else fast.make()
+                gradient = _new(fast.shape) if out is None else out
+                status = fast.run_one(workspace.address, id(args[0]), id(gradient))
+                if status == 0:
                     value = workspace.scalars[1]
                     pool.append(workspace)
-                    return value, gradient
+                    return (value, gradient) if self.with_value else gradient
+                if status != layout.ARGUMENT_CHANGED:
+                    workspace.clear()
                 pool.append(workspace)
-                return gradient
-            workspace.clear()
-            pool.append(workspace)
+            else:
+                results = fast.call(args, out)
+                if results is not None:
+                    return self._short_answer(args, results, out)
         return self._general(args, kwargs, out)
 
-    def _shorten(self, variant: Variant, path: Path, args: tuple, kwargs: dict) -> None:
-        """Have the next call take the short way, where it is one array and one path."""
-        self._fast = None
+    def _short_answer(self, args: tuple, results: list, out: Any) -> Any:
+        value = results.pop()
+        if isinstance(self.argnums, int):
+            gradient = results[0]
+        else:
+            gradient = gradient_tree(args, self.argnums, results)
+        if out is not None:
+            gradient = out
+        return (value, gradient) if self.with_value else gradient
+
+    def _shorten(self, variant: Variant, path: Path, args: tuple, kwargs: dict, out: Any) -> None:
+        """Have the next call take the short way, where arguments and result are plain."""
         program = variant.program(path)
+        self._fast = path.programs.get("shortcut")
+        if self._fast is not None or "shortcut" in path.programs:
+            return
         code = program.code
         simple = (
-            len(args) == 1
-            and not kwargs
-            and type(args[0]) is np.ndarray
-            and args[0].ndim > 0
-            and len(code.parameters) == 1
-            and len(code.gradients) == 1
-            and len(code.values) == 1
-            and variant.wrt == (0,)
+            not kwargs
+            and all(type(arg) in (np.ndarray, float, _float64) for arg in args)
+            and len(code.parameters) == len(args)
             and path.recording.leaves == [0]
             and not self.has_aux
             and not self.check
             and path.recording.structure.num_nodes == 1
             and path.tape.outputs[0].dtype[1] == "f"
-            and entry.headers_are_known()
+            and usable(program)
         )
-        if simple and not program.table.plain:
+        if simple:
             slots = [*code.gradients, *code.values]
-
-            def make() -> Workspace:
-                workspace = program.checkout()
-                _Setup.ensure(workspace, slots, "gradient")
-                return workspace
-
-            _, run = entry.entries()
-            self._fast = ([], code.gradients[0].shape, make, run, program, variant)
+            self._fast = Shortcut(program, slots, "gradient", reverse=True)
+            self._single = len(args) == 1 and self._fast.shapes[0] is not None
+        path.programs["shortcut"] = self._fast
 
     # --- the general way --------------------------------------------------------------------------
 
     def _general(self, args: tuple, kwargs: dict, out: Any) -> Any:
-        if active() is not None:
+        if in_recording():
             return self._inline(args, kwargs)
         variant, values = self.find(args, kwargs)
         given = self._given(out, variant, values)
         path, workspace = variant.execute(values)
         program = workspace.program
         code = program.code
-        _Setup.ensure(workspace, [*code.gradients, *code.values], "gradient")
+        workspace.prepare([*code.gradients, *code.values], "gradient")
         arrays = _allocate([*code.gradients, *code.values], given)
         bind_in_place(workspace, code.gradients, arrays)
         status = _deliver(workspace, arrays, RUN_REVERSE)
@@ -277,7 +297,7 @@ class ValueAndGrad(Compiled):
         ]
         if self.check:
             self.compare(variant, values, outputs)
-        self._shorten(variant, path, args, kwargs)
+        self._shorten(variant, path, args, kwargs, out)
         value = collect(path, outputs)
         return self._answer(value, self._gradient_tree(args, results[:n], out))
 
@@ -490,9 +510,11 @@ class _Vjp(Compiled):
     def pull(self, args: tuple, kwargs: dict) -> tuple[Any, Pullback]:
         """The value, and the closure that owns the residuals."""
         variant, values = self.find(args, kwargs)
+        # The reverse sweep reads large arguments where they lie: own them.
+        values = [np.array(v) if type(v) is np.ndarray else v for v in values]
         path, workspace = variant.execute(values)
         code = workspace.program.code
-        _Setup.ensure(workspace, code.values, "values")
+        workspace.prepare(code.values, "values")
         arrays = _allocate(code.values)
         _deliver(workspace, arrays, 0)
         results = [
@@ -517,7 +539,7 @@ class Pullback:
         self._workspace = workspace
         self._args = args
         self._used = False
-        _Setup.ensure(workspace, workspace.program.code.gradients, "pullback")
+        workspace.prepare(workspace.program.code.gradients, "pullback")
 
     def __call__(self, cotangent: Any) -> tuple:
         """Cotangents of the arguments, one for each."""
@@ -600,7 +622,7 @@ def vjp(f: Callable[..., Any], *primals: Any, has_aux: bool = False) -> tuple:
     >>> pullback(np.ones(2))
     (array([2., 4.]),)
     """
-    if active() is not None:
+    if in_recording():
         return _vjp_inline(f, primals, has_aux)
     compiled = _compiled(f, _Vjp)
     if not has_aux:
@@ -642,7 +664,7 @@ class _Tangent(Compiled):
         path, workspace = variant.execute(values, moving)
         code = workspace.program.code
         slots = [*code.values, *code.tangents_out]
-        _Setup.ensure(workspace, slots, "tangent")
+        workspace.prepare(slots, "tangent")
         arrays = _allocate(slots)
         _deliver(workspace, arrays, 0)
         results = _results(workspace, arrays)
@@ -691,7 +713,7 @@ def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
     (np.float64(0.0), np.float64(2.0))
     """
     primals, tangents = tuple(primals), tuple(tangents)
-    if active() is not None:
+    if in_recording():
         return _jvp_inline(f, primals, tangents)
     return _compiled(f, _Tangent).push(primals, tangents)
 
@@ -726,7 +748,7 @@ def linearize(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., 
     >>> push(np.array([1.0, 0.0]))
     array([2., 0.])
     """
-    if active() is not None:
+    if in_recording():
         return f(*primals), lambda *tangents: _jvp_inline(f, primals, tangents)[1]
     compiled = _compiled(f, _Tangent)
     leaves, structure = pytrees.flatten(primals)
@@ -768,7 +790,7 @@ class Jacobian:
                 full[n] = part
             return self.f(*full)
 
-        if active() is not None:
+        if in_recording():
             return self._inline(restricted, leaves, structure)
         blocks, out_structure = self._blocks(args, chosen, leaves)
         trees = [
@@ -1002,5 +1024,3 @@ def trace(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Tape:
 
     return dataclasses.replace(recording.tape, call=replay)
 
-
-assert holds_tracer and recorder_of and _float64

@@ -13,12 +13,12 @@ import numpy as np
 
 from . import pytrees
 from .errors import GuardOverflowWarning, ReplayMismatchError, TraceError
-from .interpreters import entry, layout
-from .interpreters.entry import BIND, DELIVER, OBJECT, RUN_FORWARD, RUN_REVERSE, RUN_TANGENT
+from .interpreters import layout
+from .interpreters.entry import BIND, OBJECT, RUN_FORWARD, RUN_TANGENT
 from .paths import Path, PathTrie
 from .program import Program, Workspace, program_for
 from .recording.record import Constant, record_function
-from .recording.tracer import Tracer, is_traced
+from .recording.tracer import is_traced
 from .tape import Tape
 
 __all__ = ["Compiled", "Function", "Variant", "describe"]
@@ -459,11 +459,3 @@ def typed(value: Any, dtype: str) -> Any:
     if kind == "b":
         return value != 0.0
     return np.int64(value) if np.ndim(value) == 0 else value.astype(np.int64)
-
-
-def holds_tracer(leaves: list) -> bool:
-    """Whether a call comes from inside a recording."""
-    return any(isinstance(leaf, Tracer) or is_traced(leaf) for leaf in leaves)
-
-
-assert DELIVER and RUN_REVERSE and entry

@@ -61,6 +61,7 @@ class Program:
 
     def give_back(self, workspace: Workspace) -> None:
         """Return a workspace to the pool."""
+        workspace.held = None
         self._pool.append(workspace)
 
     @property
@@ -102,9 +103,13 @@ class Workspace:
         self.parameters = _records(slots_in, is_input=True)
         self.results = np.zeros((0, RECORD_WORDS), np.int64)
         self.types = entry.header_words()
+        self.tag: str | None = None
+        self.held: Any = None
+        self.scalars = np.zeros(1)
+        self.argument_words = self.parameters[:, OBJECT]
         self._fill_context()
         self.address = self.context.ctypes.data
-        self.types_address = self.types.ctypes.data
+        self.context[layout.TYPES] = self.types.ctypes.data
 
     def _fill_context(self) -> None:
         c, code, table = self.context, self.program.code, self.program.table
@@ -140,12 +145,19 @@ class Workspace:
                 self.results[k, OBJECT] = scalars[k:].ctypes.data
         self.context[layout.RESULTS] = self.results.ctypes.data
         self.context[layout.N_RESULTS] = len(self.results)
+        self.result_words = self.results[:, OBJECT]
+
+    def prepare(self, slots: list[Slot], tag: str) -> None:
+        """Set up result records once for each choice of results."""
+        if self.tag != tag:
+            self.deliver_to(slots, np.zeros(max(len(slots), 1)))
+            self.tag = tag
 
     def run(self, what: int, start: int = 0) -> int:
         """Bind, sweep, deliver; returns a status."""
         if self.program.table.plain:
-            return int(entry.run(self.address, self.types_address, start, what))
-        return entry.entries()[0](self.address, self.types_address, start, what)
+            return int(entry.run(self.address, start, what))
+        return entry.entries()[0](self.address, start, what)
 
     def clear(self) -> None:
         """Make adjoints and tile state as new, after a sweep that stopped half-way."""

@@ -151,10 +151,8 @@ def build(contender: str, workload: Workload) -> Call:
     return CONTENDERS[contender][2](workload)
 
 
-def wanted(contender: str, workload: Workload, slow: bool) -> bool:
-    """Whether the contender takes part: not if it is hopeless here, or slow and not asked for."""
+def left_out(contender: str, workload: Workload, slow: bool) -> str:
+    """Why the contender does not take part: hopeless here (``-``), or slow and not asked for."""
     if contender in workload.hopeless:
-        return False
-    if contender in EXTRA and not slow:
-        return False
-    return slow or contender not in workload.slow
+        return "-"
+    return "" if slow or contender not in workload.slow | EXTRA else "slow"

@@ -10,7 +10,7 @@ from typing import Any
 
 from workloads import COMPARED, Bar, Workload
 
-from .peers import CONTENDERS, Unsupported, build, installed, wanted
+from .peers import CONTENDERS, Unsupported, build, installed, left_out
 from .rounds import Disagreement, Effort, check, interleave, ratio
 from .units import seconds, three_digits
 
@@ -25,7 +25,7 @@ class Row:
     times: dict[str, list[float]] = field(default_factory=dict)
     build_seconds: dict[str, float] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
-    left_out: list[str] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
     disagreement: str | None = None
 
     @property
@@ -38,7 +38,7 @@ class Row:
         if name in self.errors:
             return "ERROR"
         if name not in self.times:
-            return "slow" if name in self.left_out else ""
+            return self.left_out.get(name, "")
         text = seconds(median(self.times[name]))
         if self.base in (None, name):
             return text
@@ -106,8 +106,9 @@ def _build_all(row: Row, workload: Workload, contenders: list[str], slow: bool) 
     for name in contenders:
         if not installed(name):
             continue
-        if not wanted(name, workload, slow):
-            row.left_out.append(name)
+        reason = left_out(name, workload, slow)
+        if reason:
+            row.left_out[name] = reason
             continue
         start = time.perf_counter()
         try:
@@ -116,7 +117,9 @@ def _build_all(row: Row, workload: Workload, contenders: list[str], slow: bool) 
         except Unsupported:
             continue
         except Exception:
-            row.errors[name] = f"{CONTENDERS[name][1]} on {row.title}:\n{traceback.format_exc()}"
+            row.errors[name] = (
+                f"{CONTENDERS[name][1]} on {row.title}:\n{traceback.format_exc(limit=-5)}"
+            )
             continue
         row.build_seconds[name] = time.perf_counter() - start
         calls[name] = call

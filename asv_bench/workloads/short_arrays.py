@@ -113,8 +113,6 @@ class _Generator:
 class ShortArrays(Workload):
     """``size`` operations on vectors of ``n``, from one vector to one number."""
 
-    hopeless = frozenset({"jax", "jax-unrolled", "casadi", "casadi-gcc"})
-
     def __init__(self, size: int = 100_000, n: int = 14) -> None:
         self.name = f"{size} operations on vectors of {n}"
         self.size, self.n = size, n

@@ -41,7 +41,7 @@ class Workload:
     bars: tuple[Bar, ...] = ()
     #: Contenders that take long to build or to run here: left out unless asked for.
     slow: frozenset[str] = frozenset()
-    #: Contenders that cannot run this workload within minutes at all.
+    #: Contenders that have no version of this workload, or none that builds within minutes.
     hopeless: frozenset[str] = frozenset({"jax-unrolled"})
     point: np.ndarray | list[np.ndarray]
 

@@ -14,7 +14,6 @@ import numpy as np
 from numba.extending import register_jitable
 
 from .layout import (
-    ADJOINTS,
     ARGUMENT_CHANGED,
     CONTEXT_WORDS,
     DONE,
@@ -23,6 +22,7 @@ from .layout import (
     N_RESULTS,
     PARAMETERS,
     RESULTS,
+    TYPES,
     UNTILED,
 )
 from .memory import call_kernel, f64, i32, i64
@@ -155,10 +155,10 @@ def deliver(c):  # noqa: ANN001, ANN201
                 t[j] = s[j]
 
 
-def run(ctx, types_address, start, what):  # noqa: ANN001, ANN201
+def run(ctx, start, what):  # noqa: ANN001, ANN201
     """Bind arguments, sweep, deliver results, as the bits of ``what`` say; returns a status."""
     c = i64(ctx, CONTEXT_WORDS)
-    types = i64(types_address, 4)
+    types = i64(c[TYPES], 4)
     if what & BIND:
         status = bind(c, types)
         if status == DONE:
@@ -183,19 +183,12 @@ def run(ctx, types_address, start, what):  # noqa: ANN001, ANN201
     return DONE
 
 
-def run_one(ctx, types_address, argument, result, what):  # noqa: ANN001, ANN201
-    """:func:`run` for one argument and one array result, given by their addresses."""
+def run_one(ctx, argument, result):  # noqa: ANN001, ANN201
+    """Value and gradient for one argument and one array, given by their addresses."""
     c = i64(ctx, CONTEXT_WORDS)
     i64(c[PARAMETERS], 1)[0] = argument
     i64(c[RESULTS], 1)[0] = result
-    return run_body(ctx, types_address, what)
-
-
-@register_jitable
-def run_body(ctx, types_address, what):  # noqa: ANN001, ANN201
-    """All of a call, from the first instruction."""
-    c = i64(ctx, CONTEXT_WORDS)
-    types = i64(types_address, 4)
+    types = i64(c[TYPES], 4)
     status = bind(c, types)
     if status == DONE:
         status = prepare_results(c, types)
@@ -203,16 +196,11 @@ def run_body(ctx, types_address, what):  # noqa: ANN001, ANN201
         return status
     kernels = i64(c[KERNELS], UNTILED)
     status = call_kernel(kernels[FORWARD_KERNEL], ctx, 0)
-    if status == DONE and what & RUN_REVERSE:
+    if status == DONE:
         status = call_kernel(kernels[REVERSE_KERNEL], ctx, 0)
     if status == DONE:
         deliver(c)
     return status
-
-
-def forward_call(function, context, start):  # noqa: ANN001, ANN201
-    """Call one kernel from Python."""
-    return call_kernel(function, context, start)
 
 
 @functools.cache
@@ -220,8 +208,6 @@ def entries() -> tuple[Callable, Callable]:
     """Compiled (run, run_one)."""
     from .cache import compile_entry
 
-    general = compile_entry("int64(int64,int64,int64,int64)", run)
-    return general, compile_entry("int64(int64,int64,int64,int64,int64)", run_one)
+    general = compile_entry("int64(int64,int64,int64)", run)
+    return general, compile_entry("int64(int64,int64,int64)", run_one)
 
-
-assert ADJOINTS > 0

@@ -26,7 +26,8 @@ PARAMETERS = 12  # address of the argument table
 N_PARAMETERS = 13
 RESULTS = 14  # address of the result table
 N_RESULTS = 15
-COUNTERS = 16  # 32 words of scratch integers for odometers
+TYPES = 47  # address of the addresses of accepted Python types
+COUNTERS = 16  # 31 words of scratch integers for odometers
 SPACE_0 = 48  # first space
 
 # Spaces (indices into the context).

@@ -52,6 +52,9 @@ def where_am_i() -> str:
 
 
 _active = threading.local()
+#: Recordings under way in all threads: a cheap first look for calls that are not recorded.
+_n_recording = 0
+_count_lock = threading.Lock()
 
 
 def active() -> Recorder | None:
@@ -60,15 +63,25 @@ def active() -> Recorder | None:
     return stack[-1] if stack else None
 
 
+def in_recording() -> bool:
+    """Whether a recording is under way in this thread."""
+    return _n_recording > 0 and active() is not None
+
+
 @contextlib.contextmanager
 def activate(rec: Recorder) -> Iterator[None]:
     """Make ``rec`` this thread's innermost recording."""
+    global _n_recording
     stack = _active.__dict__.setdefault("stack", [])
+    with _count_lock:
+        _n_recording += 1
     stack.append(rec)
     try:
         yield
     finally:
         stack.pop()
+        with _count_lock:
+            _n_recording -= 1
 
 
 class Recorder:

@@ -1,0 +1,95 @@
+"""The short way of a repeated call: flat arguments, a known path, no flattening, no signature.
+
+The entry itself compares the arguments' headers with what the program expects; whatever it does not
+accept takes the general way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .interpreters import entry, layout
+from .interpreters.entry import (
+    ARGUMENT_CHANGED,
+    BIND,
+    DELIVER,
+    OBJECT,
+    RECORD_WORDS,
+    RUN_FORWARD,
+    RUN_REVERSE,
+)
+from .lowering.build import Slot
+from .program import Program, Workspace
+
+__all__ = ["Shortcut"]
+
+_new = np.empty
+
+
+class Shortcut:
+    """Workspaces ready for one program's repeated calls.
+
+    Parameters
+    ----------
+    slots
+        What is delivered, in order.
+    tag
+        Name of that choice (workspaces of other choices are set up anew).
+    reverse
+        Whether the reverse sweep runs.
+    """
+
+    def __init__(self, program: Program, slots: Sequence[Slot], tag: str, reverse: bool) -> None:
+        self.program = program
+        self.slots = list(slots)
+        self.shapes = [None if slot.shape == () else slot.shape for slot in slots]
+        self.shape = self.shapes[0]
+        self.tag = tag
+        self.pool: list[Workspace] = []
+        self.n_arguments = len(program.code.parameters)
+        self.what = BIND | RUN_FORWARD | DELIVER | (RUN_REVERSE if reverse else 0)
+        self.run, self.run_one = entry.entries()
+
+    def make(self) -> Workspace:
+        """A new workspace, its records set up."""
+        workspace = self.program.checkout()
+        workspace.prepare(self.slots, self.tag)
+        return workspace
+
+    def call(self, args: tuple, out: Any) -> list[Any] | None:
+        """Results for flat arguments; None where the general way is needed."""
+        if len(args) != self.n_arguments:
+            return None
+        workspace = self.pool.pop() if self.pool else self.make()
+        arguments = workspace.argument_words
+        for k, arg in enumerate(args):
+            arguments[k] = id(arg)
+        arrays = [shape if shape is None else _new(shape) for shape in self.shapes]
+        if out is not None:
+            arrays[0] = out
+        objects = workspace.result_words
+        for k, array in enumerate(arrays):
+            if array is not None:
+                objects[k] = id(array)
+        status = self.run(workspace.address, 0, self.what)
+        if status != layout.DONE:
+            if status != ARGUMENT_CHANGED:
+                workspace.clear()
+            self.pool.append(workspace)
+            return None
+        scalars = workspace.scalars
+        results = [scalars[k] if array is None else array for k, array in enumerate(arrays)]
+        self.pool.append(workspace)
+        return results
+
+
+def usable(program: Program) -> bool:
+    """Whether the entry may read argument headers here."""
+    return entry.headers_are_known() and not program.table.plain
+
+
+_Call = Callable[[tuple, Any], Any]
+assert OBJECT == 0 and RECORD_WORDS > 0

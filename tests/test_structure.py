@@ -1,0 +1,60 @@
+"""The package's own rules: generated code is current, imports run one way."""
+
+import ast
+from pathlib import Path
+
+import tapejit
+from tapejit.interpreters import generate
+
+PACKAGE = Path(tapejit.__file__).parent
+
+
+
+
+
+def test_generated_kernels_are_current():
+    """Regenerating gives the same bytes."""
+    assert generate.TARGET.read_text() == generate.kernel_source()
+
+
+def _imports(path: Path) -> set[str]:
+    """Top-level imports of a module from this package, by first part."""
+    found = set()
+    package = path.relative_to(PACKAGE).parts[:-1]
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = package[: len(package) - node.level + 1]
+            parts = [*base, *(node.module or "").split(".")]
+            parts = [p for p in parts if p]
+            found |= {parts[0]} if parts else {alias.name for alias in node.names}
+    return found
+
+
+def test_ops_import_nothing_above_them():
+    for path in (PACKAGE / "ops").glob("*.py"):
+        assert _imports(path) <= {"ops", "errors"}, path
+
+
+def test_interpreters_know_only_the_table():
+    for path in (PACKAGE / "interpreters").glob("*.py"):
+        assert _imports(path) <= {"ops", "interpreters"}, path
+
+
+def test_recording_knows_nothing_of_programs():
+    allowed = {"ops", "errors", "tape", "interpreters", "recording", "pytrees"}
+    for path in (PACKAGE / "recording").glob("*.py"):
+        assert _imports(path) <= allowed, path
+
+
+def test_lowering_knows_nothing_of_the_interface():
+    allowed = {"ops", "errors", "tape", "interpreters", "config", "lowering", "recording"}
+    for path in (PACKAGE / "lowering").glob("*.py"):
+        assert _imports(path) <= allowed, path
+
+
+def test_mathematics_stands_in_ops_alone():
+    """No derivative is named outside of ops: the rules' vocabulary is imported there only."""
+    for path in PACKAGE.rglob("*.py"):
+        if "ops" in path.parts or path.name in ("generate.py",):
+            continue
+        assert "import rules as m" not in path.read_text(), path
