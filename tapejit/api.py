@@ -7,6 +7,7 @@ becomes part of the outer tape.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -81,6 +82,18 @@ def _results(workspace: Workspace, arrays: list[Any]) -> list[Any]:
     return [scalars[k] if array is None else array for k, array in enumerate(arrays)]
 
 
+def named(call: Callable[..., Any], engine: Compiled) -> Callable[..., Any]:
+    """A public function with the name and documentation of what it was made from."""
+    functools.update_wrapper(call, engine.function.function, updated=())
+    call.__tapejit__ = engine
+    return call
+
+
+def engine_of(f: Any) -> Any:
+    """The engine behind a public function, None for any other function."""
+    return getattr(f, "__tapejit__", None)
+
+
 # --- jit ----------------------------------------------------------------------------------------------
 
 
@@ -90,14 +103,29 @@ class Jit(Compiled):
     mode = "value"
     _fast: Shortcut | None = None
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if in_recording():
-            return self.function.function(*args, **kwargs)
-        fast = self._fast
-        if fast is not None and not kwargs:
-            results = fast.call(args, None)
-            if results is not None:
-                return results[0]
+    def __init__(self, function: Function, check: bool = False) -> None:
+        super().__init__(function, check)
+        self.derived: dict[type, Compiled] = {}
+
+    def public(self) -> Callable[..., Any]:
+        """The function that users call: plain functions are called faster than objects."""
+        engine = self
+        python = self.function.function
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if in_recording():
+                return python(*args, **kwargs)
+            fast = engine._fast
+            if fast is not None and not kwargs:
+                results = fast.call(args, None)
+                if results is not None:
+                    return results[0]
+            return engine.general(args, kwargs)
+
+        return named(call, self)
+
+    def general(self, args: tuple, kwargs: dict) -> Any:
+        """Any call: flatten, find the variant, sweep, collect."""
         variant, values = self.find(args, kwargs)
         path, workspace = variant.execute(values)
         code = workspace.program.code
@@ -137,7 +165,7 @@ def jit(
     static_argnums: int | Sequence[int] = (),
     static_argnames: str | Sequence[str] = (),
     check: bool = False,
-) -> Jit:
+) -> Callable[..., Any]:
     """Compile a function: record it once, replay it from then on.
 
     Parameters
@@ -170,9 +198,9 @@ def jit(
     >>> f(np.zeros(3))
     np.float64(0.0)
     """
-    if isinstance(f, Jit):
+    if isinstance(engine_of(f), Jit):
         return f
-    return Jit(Function(f, static_argnums, static_argnames), check)
+    return Jit(Function(f, static_argnums, static_argnames), check).public()
 
 
 # --- grad ---------------------------------------------------------------------------------------------
@@ -216,27 +244,37 @@ class ValueAndGrad(Compiled):
 
     # --- the short way ----------------------------------------------------------------------------
 
-    def __call__(self, *args: Any, out: Any = None, **kwargs: Any) -> Any:
-        # Traced arguments fail the entry's check of types, and take the general way.
-        fast = self._fast
-        if fast is not None and not kwargs:
-            if self._single and len(args) == 1:
-                pool = fast.pool
-                workspace = pool.pop() if pool else fast.make()
-                gradient = _new(fast.shape) if out is None else out
-                status = fast.run_one(workspace.address, id(args[0]), id(gradient))
-                if status == 0:
-                    value = workspace.scalars[1]
+    def public(self) -> Callable[..., Any]:
+        """The function that users call: plain functions are called faster than objects."""
+        engine = self
+        with_value = self.with_value
+
+        def call(*args: Any, out: Any = None, **kwargs: Any) -> Any:
+            # Traced arguments fail the entry's check of types, and take the general way.
+            fast = engine._fast
+            if fast is not None and not kwargs:
+                if engine._single and len(args) == 1:
+                    pool = fast.pool
+                    try:
+                        workspace = pool.pop()
+                    except IndexError:
+                        workspace = fast.make()
+                    gradient = _new(fast.shape) if out is None else out
+                    status = fast.run_one(workspace.address, id(args[0]), id(gradient))
+                    if not status:
+                        value = workspace.scalars[1]
+                        pool.append(workspace)
+                        return (value, gradient) if with_value else gradient
+                    if status != layout.ARGUMENT_CHANGED:
+                        workspace.clear()
                     pool.append(workspace)
-                    return (value, gradient) if self.with_value else gradient
-                if status != layout.ARGUMENT_CHANGED:
-                    workspace.clear()
-                pool.append(workspace)
-            else:
-                results = fast.call(args, out)
-                if results is not None:
-                    return self._short_answer(args, results, out)
-        return self._general(args, kwargs, out)
+                else:
+                    results = fast.call(args, out)
+                    if results is not None:
+                        return engine._short_answer(args, results, out)
+            return engine._general(args, kwargs, out)
+
+        return named(call, self)
 
     def _short_answer(self, args: tuple, results: list, out: Any) -> Any:
         value = results.pop()
@@ -422,8 +460,9 @@ def _tuple(value: int | Sequence[int]) -> tuple[int, ...]:
 
 def _function(f: Callable[..., Any], static_argnums: Any = (), static_argnames: Any = ()) -> Function:
     """A :class:`Function`, seen through ``jit``."""
-    if isinstance(f, Jit):
-        return f.function
+    engine = engine_of(f)
+    if isinstance(engine, Jit) and not static_argnums and not static_argnames:
+        return engine.function
     return Function(f, static_argnums, static_argnames)
 
 
@@ -434,7 +473,7 @@ def value_and_grad(
     static_argnums: int | Sequence[int] = (),
     static_argnames: str | Sequence[str] = (),
     check: bool = False,
-) -> ValueAndGrad:
+) -> Callable[..., Any]:
     """Value and gradient of a scalar function, compiled.
 
     Parameters
@@ -467,7 +506,8 @@ def value_and_grad(
     >>> tj.value_and_grad(lambda x: np.sum(x**2))(np.array([1.0, 2.0]))
     (np.float64(5.0), array([2., 4.]))
     """
-    return ValueAndGrad(_function(f, static_argnums, static_argnames), argnums, has_aux, True, check)
+    function = _function(f, static_argnums, static_argnames)
+    return ValueAndGrad(function, argnums, has_aux, True, check).public()
 
 
 def grad(
@@ -477,7 +517,7 @@ def grad(
     static_argnums: int | Sequence[int] = (),
     static_argnames: str | Sequence[str] = (),
     check: bool = False,
-) -> ValueAndGrad:
+) -> Callable[..., Any]:
     """Gradient of a scalar function, compiled; parameters as for :func:`value_and_grad`.
 
     Returns
@@ -493,7 +533,8 @@ def grad(
     >>> tj.grad(tj.grad(np.sin))(0.5) == -np.sin(0.5)
     np.True_
     """
-    return ValueAndGrad(_function(f, static_argnums, static_argnames), argnums, has_aux, False, check)
+    function = _function(f, static_argnums, static_argnames)
+    return ValueAndGrad(function, argnums, has_aux, False, check).public()
 
 
 # --- vjp, jvp, linearize --------------------------------------------------------------------------------
@@ -585,11 +626,11 @@ class Pullback:
 
 def _compiled(f: Callable[..., Any], kind: type) -> Any:
     """A compiled form of ``f``; kept with ``f`` where ``f`` is a compiled function itself."""
-    if isinstance(f, Jit):
-        kept = f.__dict__.setdefault("_derived", {})
-        if kind not in kept:
-            kept[kind] = kind(f.function)
-        return kept[kind]
+    engine = engine_of(f)
+    if isinstance(engine, Jit):
+        if kind not in engine.derived:
+            engine.derived[kind] = kind(engine.function)
+        return engine.derived[kind]
     return kind(Function(f))
 
 
@@ -773,7 +814,7 @@ class Jacobian:
     """
 
     def __init__(self, f: Callable[..., Any], argnums: int | Sequence[int], mode: str | None) -> None:
-        self.f = f if isinstance(f, Jit) else jit(f)
+        self.f = jit(f)
         self.argnums = argnums
         self.mode = mode
         self.__name__ = f"jacobian of {describe(f)}"
@@ -999,7 +1040,7 @@ def trace(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Tape:
     """
     import dataclasses
 
-    function = Function(f.function.function if isinstance(f, Jit) else f)
+    function = _function(f)
     leaves, structure, static = function.split(args, kwargs)
     values = [
         normalise(leaf, function.name, False)

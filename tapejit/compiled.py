@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import threading
 import warnings
@@ -359,7 +358,6 @@ class Compiled:
         self.function = function
         self.check = check
         self.variants: dict[Any, Variant] = {}
-        functools.update_wrapper(self, function.function, updated=())
 
     def __repr__(self) -> str:
         return f"<tapejit {type(self).__name__.lower()} of {self.function.name}>"

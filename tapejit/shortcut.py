@@ -6,7 +6,7 @@ accept takes the general way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,7 @@ from .interpreters.entry import (
     ARGUMENT_CHANGED,
     BIND,
     DELIVER,
-    OBJECT,
-    RECORD_WORDS,
+    PREPARE,
     RUN_FORWARD,
     RUN_REVERSE,
 )
@@ -50,7 +49,7 @@ class Shortcut:
         self.tag = tag
         self.pool: list[Workspace] = []
         self.n_arguments = len(program.code.parameters)
-        self.what = BIND | RUN_FORWARD | DELIVER | (RUN_REVERSE if reverse else 0)
+        self.what = BIND | PREPARE | RUN_FORWARD | DELIVER | (RUN_REVERSE if reverse else 0)
         self.run, self.run_one = entry.entries()
 
     def make(self) -> Workspace:
@@ -63,7 +62,10 @@ class Shortcut:
         """Results for flat arguments; None where the general way is needed."""
         if len(args) != self.n_arguments:
             return None
-        workspace = self.pool.pop() if self.pool else self.make()
+        try:
+            workspace = self.pool.pop()
+        except IndexError:
+            workspace = self.make()
         arguments = workspace.argument_words
         for k, arg in enumerate(args):
             arguments[k] = id(arg)
@@ -90,6 +92,3 @@ def usable(program: Program) -> bool:
     """Whether the entry may read argument headers here."""
     return entry.headers_are_known() and not program.table.plain
 
-
-_Call = Callable[[tuple, Any], Any]
-assert OBJECT == 0 and RECORD_WORDS > 0

@@ -36,7 +36,7 @@ SCALAR_IN, ARRAY_IN, IN_PLACE = 0, 1, 2
 SCALAR_OUT, ARRAY_OUT, IN_PLACE_OUT = 3, 4, 5
 
 # What a call does, as bits.
-RUN_FORWARD, RUN_REVERSE, RUN_TANGENT, BIND, DELIVER = 1, 2, 4, 8, 16
+RUN_FORWARD, RUN_REVERSE, RUN_TANGENT, BIND, DELIVER, PREPARE = 1, 2, 4, 8, 16, 32
 
 # Kernel numbers of the interpreters.
 FORWARD_KERNEL, REVERSE_KERNEL, TANGENT_KERNEL = 0, 1, 2
@@ -83,12 +83,13 @@ def array_data(record, types, address):  # noqa: ANN001, ANN201
     nd = record[NDIM]
     if i32(address + ND, 1)[0] != nd:
         return 0
+    empty = record[SIZE] == 0  # has any strides
     dims = i64(i64(address + DIMENSIONS, 1)[0], nd)
     strides = i64(i64(address + STRIDES, 1)[0], nd)
     step = np.int64(8)
     for k in range(nd - 1, -1, -1):
         n = record[DIM_0 + k]
-        if dims[k] != n or (n != 1 and strides[k] != step):
+        if dims[k] != n or (n != 1 and strides[k] != step and not empty):
             return 0
         step *= n
     data = i64(address + DATA, 1)[0]
@@ -161,8 +162,10 @@ def run(ctx, start, what):  # noqa: ANN001, ANN201
     types = i64(c[TYPES], 4)
     if what & BIND:
         status = bind(c, types)
-        if status == DONE:
-            status = prepare_results(c, types)
+        if status != DONE:
+            return status
+    if what & PREPARE:
+        status = prepare_results(c, types)
         if status != DONE:
             return status
     kernels = i64(c[KERNELS], UNTILED)

@@ -160,7 +160,7 @@ def forward(ctx, start):
         elif op == 17:  # remainder
             x = v[p[pc + 2]]
             y = v[p[pc + 3]]
-            v[p[pc + 1]] = copysign((0.0 * fmod(x, y)), y) if (fmod(x, y) == 0.0) else ((fmod(x, y) + y) if ((fmod(x, y) * y) < 0.0) else fmod(x, y))
+            v[p[pc + 1]] = copysign((0.0 * fmod(x, y)), y) if (fmod(x, y) == 0.0) else ((fmod(x, y) + y) if ((1.0 if (fmod(x, y) < 0.0) else 0.0) != (1.0 if (y < 0.0) else 0.0)) else fmod(x, y))
             pc += 4
         elif op == 18:  # fmod
             x = v[p[pc + 2]]
@@ -170,7 +170,7 @@ def forward(ctx, start):
         elif op == 19:  # floor_divide
             x = v[p[pc + 2]]
             y = v[p[pc + 3]]
-            v[p[pc + 1]] = (x / y) if (y == 0.0) else rint(((x - (copysign((0.0 * fmod(x, y)), y) if (fmod(x, y) == 0.0) else ((fmod(x, y) + y) if ((fmod(x, y) * y) < 0.0) else fmod(x, y)))) / y))
+            v[p[pc + 1]] = (x / y) if (y == 0.0) else (copysign((0.0 * (((((x - fmod(x, y)) / y) - 1.0) if ((1.0 if (fmod(x, y) < 0.0) else 0.0) != (1.0 if (y < 0.0) else 0.0)) else ((x - fmod(x, y)) / y)) if (fmod(x, y) != 0.0) else ((x - fmod(x, y)) / y))), (x / y)) if ((((((x - fmod(x, y)) / y) - 1.0) if ((1.0 if (fmod(x, y) < 0.0) else 0.0) != (1.0 if (y < 0.0) else 0.0)) else ((x - fmod(x, y)) / y)) if (fmod(x, y) != 0.0) else ((x - fmod(x, y)) / y)) == 0.0) else rint((((((x - fmod(x, y)) / y) - 1.0) if ((1.0 if (fmod(x, y) < 0.0) else 0.0) != (1.0 if (y < 0.0) else 0.0)) else ((x - fmod(x, y)) / y)) if (fmod(x, y) != 0.0) else ((x - fmod(x, y)) / y))))
             pc += 4
         elif op == 20:  # exp
             x = v[p[pc + 2]]
@@ -1176,7 +1176,7 @@ def tangent(ctx, start):
             x = v[p[pc + 2]]
             y = v[p[pc + 3]]
             o = p[pc + 1]
-            f = copysign((0.0 * fmod(x, y)), y) if (fmod(x, y) == 0.0) else ((fmod(x, y) + y) if ((fmod(x, y) * y) < 0.0) else fmod(x, y))
+            f = copysign((0.0 * fmod(x, y)), y) if (fmod(x, y) == 0.0) else ((fmod(x, y) + y) if ((1.0 if (fmod(x, y) < 0.0) else 0.0) != (1.0 if (y < 0.0) else 0.0)) else fmod(x, y))
             v[o] = f
             g = t[p[pc + 2]]
             s = g
@@ -1200,7 +1200,7 @@ def tangent(ctx, start):
             x = v[p[pc + 2]]
             y = v[p[pc + 3]]
             o = p[pc + 1]
-            f = (x / y) if (y == 0.0) else rint(((x - (copysign((0.0 * fmod(x, y)), y) if (fmod(x, y) == 0.0) else ((fmod(x, y) + y) if ((fmod(x, y) * y) < 0.0) else fmod(x, y)))) / y))
+            f = (x / y) if (y == 0.0) else (copysign((0.0 * (((((x - fmod(x, y)) / y) - 1.0) if ((1.0 if (fmod(x, y) < 0.0) else 0.0) != (1.0 if (y < 0.0) else 0.0)) else ((x - fmod(x, y)) / y)) if (fmod(x, y) != 0.0) else ((x - fmod(x, y)) / y))), (x / y)) if ((((((x - fmod(x, y)) / y) - 1.0) if ((1.0 if (fmod(x, y) < 0.0) else 0.0) != (1.0 if (y < 0.0) else 0.0)) else ((x - fmod(x, y)) / y)) if (fmod(x, y) != 0.0) else ((x - fmod(x, y)) / y)) == 0.0) else rint((((((x - fmod(x, y)) / y) - 1.0) if ((1.0 if (fmod(x, y) < 0.0) else 0.0) != (1.0 if (y < 0.0) else 0.0)) else ((x - fmod(x, y)) / y)) if (fmod(x, y) != 0.0) else ((x - fmod(x, y)) / y))))
             v[o] = f
             t[o] = 0.0
             pc += 4
@@ -2959,7 +2959,7 @@ def remainder_forward(ctx, ins):
     for k in range(n):
         x = xs[k]
         y = ys[k]
-        fs[k] = copysign((0.0 * fmod(x, y)), y) if (fmod(x, y) == 0.0) else ((fmod(x, y) + y) if ((fmod(x, y) * y) < 0.0) else fmod(x, y))
+        fs[k] = copysign((0.0 * fmod(x, y)), y) if (fmod(x, y) == 0.0) else ((fmod(x, y) + y) if ((1.0 if (fmod(x, y) < 0.0) else 0.0) != (1.0 if (y < 0.0) else 0.0)) else fmod(x, y))
     return DONE
 
 
@@ -3131,7 +3131,7 @@ def floor_divide_forward(ctx, ins):
     for k in range(n):
         x = xs[k]
         y = ys[k]
-        fs[k] = (x / y) if (y == 0.0) else rint(((x - (copysign((0.0 * fmod(x, y)), y) if (fmod(x, y) == 0.0) else ((fmod(x, y) + y) if ((fmod(x, y) * y) < 0.0) else fmod(x, y)))) / y))
+        fs[k] = (x / y) if (y == 0.0) else (copysign((0.0 * (((((x - fmod(x, y)) / y) - 1.0) if ((1.0 if (fmod(x, y) < 0.0) else 0.0) != (1.0 if (y < 0.0) else 0.0)) else ((x - fmod(x, y)) / y)) if (fmod(x, y) != 0.0) else ((x - fmod(x, y)) / y))), (x / y)) if ((((((x - fmod(x, y)) / y) - 1.0) if ((1.0 if (fmod(x, y) < 0.0) else 0.0) != (1.0 if (y < 0.0) else 0.0)) else ((x - fmod(x, y)) / y)) if (fmod(x, y) != 0.0) else ((x - fmod(x, y)) / y)) == 0.0) else rint((((((x - fmod(x, y)) / y) - 1.0) if ((1.0 if (fmod(x, y) < 0.0) else 0.0) != (1.0 if (y < 0.0) else 0.0)) else ((x - fmod(x, y)) / y)) if (fmod(x, y) != 0.0) else ((x - fmod(x, y)) / y))))
     return DONE
 
 

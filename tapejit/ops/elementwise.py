@@ -108,10 +108,22 @@ absolute = elementwise(
 )  # fmt: skip
 
 
+def _signs_differ(x, y):
+    return m.condition(x < 0) != m.condition(y < 0)
+
+
 def _remainder(x, y):
     """Python's and NumPy's remainder: the sign of the divisor."""
     r = m.fmod(x, y)
-    return m.where(r == 0, m.copysign(0.0 * r, y), m.where((r * y) < 0, r + y, r))
+    return m.where(r == 0, m.copysign(0.0 * r, y), m.where(_signs_differ(r, y), r + y, r))
+
+
+def _floor_divide(x, y):
+    """As NumPy: from the exact fmod, so that no rounding crosses an integer."""
+    r = m.fmod(x, y)
+    q = (x - r) / y
+    q = m.where(r != 0, m.where(_signs_differ(r, y), q - 1.0, q), q)
+    return m.where(y == 0, x / y, m.where(q == 0, m.copysign(0.0 * q, x / y), m.rint(q)))
 
 
 remainder = elementwise(
@@ -123,8 +135,7 @@ fmod = elementwise(
     reference=np.fmod, domain=(REALS, NONZERO), kind="=", smooth=False, guarded=True,
 )  # fmt: skip
 floor_divide = elementwise(
-    "floor_divide",
-    lambda x, y: m.where(y == 0, x / y, m.rint((x - _remainder(x, y)) / y)),
+    "floor_divide", _floor_divide,
     pull=None, reference=np.floor_divide, domain=(REALS, NONZERO), kind="=", smooth=False,
 )  # fmt: skip
 

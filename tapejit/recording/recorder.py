@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import itertools
 import sys
@@ -119,6 +120,10 @@ class Recorder:
         self.writes = 0
         self._element_writes: dict[int, list[tuple[int, int]]] = {}
         self._region_writes: list[tuple[int, View, View]] = []
+        self._dynamic_writes: list[tuple[int, View, View, Any, View, Any]] = []
+        #: Numbers and first elements of the buffers in the array region, in order.
+        self._numbers: list[int] = []
+        self._bases: list[int] = []
 
     # --- entries --------------------------------------------------------------------------------
 
@@ -164,6 +169,8 @@ class Recorder:
             raise TraceError(
                 f"{where_am_i()}: the recording's arrays hold more than 2**30 elements together"
             )
+        self._numbers.append(len(self.buffers))
+        self._bases.append(self.n_elements)
         self.buffers.append(Buffer(self.n_elements, size, argument))
         self.n_elements += padded
         return len(self.buffers) - 1
@@ -183,6 +190,12 @@ class Recorder:
         # The id is only good while the array lives: keep it until the recording ends.
         self._array_numbers.setdefault(-1, []).append((array, -1))
         return View(number, 0, copy.shape, row_major(copy.shape))
+
+    def place_of(self, element: int) -> View:
+        """The 0-d view of an element of an array buffer."""
+        offset = element - ARRAY
+        at = bisect.bisect_right(self._bases, offset) - 1
+        return View(self._numbers[at], offset - self._bases[at], (), ())
 
     def element(self, view: View) -> int:
         """The element address of a 0-d view."""
@@ -219,8 +232,60 @@ class Recorder:
         self.writes += 1
         self._region_writes.append((self.writes, region, save))
 
+    def note_indexed_write(self, buffer: View, positions: np.ndarray, save: View) -> None:
+        """Elements at constant positions of a buffer were overwritten."""
+        self.writes += 1
+        base = ARRAY + self.buffers[buffer.buffer].base
+        saved = ARRAY + self.buffers[save.buffer].base
+        for number, position in enumerate(positions.ravel().tolist()):
+            entries = self._element_writes.setdefault(base + position, [])
+            entries.append((self.writes, saved + number))
+
+    def note_dynamic_write(
+        self, buffer: View, index: View, positions: Any, save: View, saved: Any
+    ) -> None:
+        """Elements at traced positions of a buffer were overwritten.
+
+        Scalars read before are found again when they are used: by comparing positions.
+        """
+        self.writes += 1
+        entry = (self.writes, buffer, index, np.asarray(positions), save, np.asarray(saved))
+        self._dynamic_writes.append(entry)
+
+    def _after_dynamic_write(self, element: int, entry: tuple) -> int:
+        """The value of ``element`` before a dynamic write: saved if it was hit, else still there."""
+        from ..ops.table import OPS
+
+        when, buffer, index, positions, save, saved = entry
+        position = element - ARRAY - self.buffers[buffer.buffer].base
+        current = self.resolve(element, when)
+        for at in np.ndindex(index.shape):
+            test, chosen = self.scalar(), self.scalar()
+            self.emit(
+                OPS["equal"].code, test, self.element(_item(index, at)), self.constant(position)
+            )
+            self.emit(OPS["where"].code, chosen, test, self.element(_item(save, at)), current)
+            if self.values is not None:
+                hit = bool(positions[at] == position)
+                self.values[test] = np.bool_(hit)
+                self.values[chosen] = saved[at] if hit else self.values.get(current)
+            current = chosen
+        return current
+
     def resolve(self, element: int, version: int) -> int:
         """Where the value now stands that ``element`` had after ``version`` writes."""
+        first = self._first_write(element, version)
+        buffer = None
+        for entry in self._dynamic_writes:
+            if entry[0] <= version or (first is not None and entry[0] > first[0]):
+                continue
+            buffer = self.place_of(element).buffer if buffer is None else buffer
+            if entry[1].buffer == buffer:
+                return self._after_dynamic_write(element, entry)
+        return element if first is None else first[1]
+
+    def _first_write(self, element: int, version: int) -> tuple[int, int] | None:
+        """The first write to an element after ``version``, and where its former value stands."""
         first = None
         for when, save in self._element_writes.get(element, ()):
             if when > version:
@@ -233,7 +298,7 @@ class Recorder:
                 index = self._position(element, region)
                 if index is not None:
                     first = (when, self.element(_item(save, index)))
-        return element if first is None else first[1]
+        return first
 
     def _position(self, element: int, region: View) -> tuple[int, ...] | None:
         """Index of an element in a region, or None."""

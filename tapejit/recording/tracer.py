@@ -143,17 +143,7 @@ class ScalarTracer(Tracer):
         element = current_element(self)
         if element < ARRAY:
             return View(SCALAR, element, (), ())
-        rec = self.rec
-        offset = element - ARRAY
-        # The buffer that holds the element: the last that starts at or before it.
-        low, high = 0, len(rec.buffers)
-        bases = rec.buffers
-        best = -1
-        for number in range(high - 1, low - 1, -1):
-            if 0 <= bases[number].base <= offset:
-                best = number
-                break
-        return View(best, offset - bases[best].base, (), ())
+        return self.rec.place_of(element)
 
     def __bool__(self) -> bool:
         outcome = bool(self.value)
