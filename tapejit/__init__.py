@@ -1,5 +1,6 @@
 """tapejit: automatic differentiation of NumPy code.  Record once, replay compiled."""
 
+from . import program as program
 from . import testing as testing
 from .api import grad as grad
 from .api import hessian as hessian

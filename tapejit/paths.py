@@ -81,13 +81,15 @@ class PathTrie:
 
     def child(self, path: Path, row: int, observed: Any) -> Path | None:
         """The path most recently taken where ``path``'s guard at ``row`` sees ``observed``."""
+        if not path.nodes:  # a path that is not kept
+            return None
         number = int(np.searchsorted(path.guard_rows, row))
         return self.children.get((path.nodes[number], observed))
 
     def use(self, path: Path) -> None:
         """Note that a call took ``path``."""
-        self.last = path
         if id(path) in self.paths:
+            self.last = path
             self.paths.move_to_end(id(path))
 
     def turned(self, path: Path, row: int, observed: Any, taken: Path) -> None:

@@ -200,11 +200,11 @@ def _matmul(arena: Arena, stream: Stream, operands: list[Place], out: Place, par
     emit_matmul(stream, *operands, out, accumulate=False)
 
 
-def _factorization(kernel: str, scratch: Callable[[int], int], extra: int = 0) -> Callable:
+def _factorization(kernel: str) -> Callable:
     """A linear-algebra operation on stacks of square matrices.
 
     Words: matrices, order, columns of the right-hand side, result, matrix, right-hand side,
-    scratch (``scratch(n)`` doubles).
+    scratch (a factor, ``n`` 32-bit pivots, two doubles).
     """
 
     def lower(
@@ -219,14 +219,14 @@ def _factorization(kernel: str, scratch: Callable[[int], int], extra: int = 0) -
         words = [count, n, columns, out.space, out.offset]
         for place in (*places, places[-1])[:2]:
             words += (place.space, place.offset)
-        words += (VALUES, arena.reserve(scratch(n) + n * columns))
+        words += (VALUES, arena.reserve(n * n + (n + 1) // 2 + 2))
         stream.call(kernel, words)
 
     return lower
 
 
 for _name in ("solve", "inv", "logabsdet", "detsign", "cholesky"):
-    FORWARD[_name] = _factorization(f"matrix_{_name}", lambda n: n * n + n + 8)
+    FORWARD[_name] = _factorization(f"matrix_{_name}")
 
 
 def transposed(place: Place) -> Place:

@@ -324,22 +324,13 @@ def logsumexp(
         raise unsupported("logsumexp with return_sign", "take the logarithm of the sum itself")
     top = max(a, axis, keepdims=True)
     # The shift cancels: no derivative passes through it, and infinities are not subtracted.
-    shift = stop(apply(OPS["where"], np.isfinite(top), top, 0.0))
+    finite = apply(OPS["isfinite"], top)
+    shift = apply(OPS["stop_gradient"], apply(OPS["where"], finite, top, 0.0))
     powers = apply(OPS["exp"], apply(OPS["sub"], a, shift))
     if b is not None:
         powers = apply(OPS["mul"], b, powers)
     result = apply(OPS["log"], sum(powers, axis, keepdims=True)) + shift
-    if keepdims:
-        return result
-    return reshape(result, _without(a.shape, _axes(axis, a.ndim)))
-
-
-def stop(x: Any) -> Any:
-    """The value, through which no derivative passes.
-
-    A step of zero derivative does it: the difference of the value to itself where it is a number.
-    """
-    return x
+    return result if keepdims else reshape(result, _without(a.shape, _axes(axis, a.ndim)))
 
 
 # --- NaN aware ------------------------------------------------------------------------------------
