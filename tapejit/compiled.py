@@ -261,10 +261,11 @@ class Variant:
         sweep = RUN_TANGENT if self.mode == "tangent" else RUN_FORWARD
         status = workspace.run(sweep)
         while status != layout.DONE:
-            row, start = self._stopped_at(workspace)
+            start = int(workspace.context[layout.FAILED])
             if status != layout.GUARD_FAILED:
                 workspace.clear()
-                raise_status(status, path.tape, row)
+                raise_status(status, path.tape, workspace.program.row_at(start))
+            row = path.guard_at(workspace.program.code.starts, start)
             if fresh:
                 # Recording has just decided this branch at this very point: rounding, forced.
                 status = workspace.run(sweep, start + _guard_length(path, row))
@@ -286,13 +287,6 @@ class Variant:
                 self.trie.turned(path, row, observed, taken)
             path = taken
         return path, workspace
-
-    def _stopped_at(self, workspace: Workspace) -> tuple[int, int]:
-        """(tape row, code word) at which a sweep stopped."""
-        word = int(workspace.context[layout.FAILED])
-        starts = workspace.program.code.starts
-        row = int(np.searchsorted(starts, word, side="right")) - 1
-        return row, word
 
     def _change(
         self, path: Path, other: Path, row: int, workspace: Workspace,

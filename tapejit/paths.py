@@ -45,6 +45,10 @@ class Path:
         (at,) = np.flatnonzero(ids == self.tape.code[row, 3])
         return float(values[at])
 
+    def guard_at(self, starts: np.ndarray, word: int) -> int:
+        """The tape row of the guard whose code starts at ``word``."""
+        return int(self.guard_rows[np.searchsorted(starts[self.guard_rows], word)])
+
     def observed(self, row: int, value: float) -> Any:
         """What a replay saw at a guard instead."""
         return value if self.tape.code[row, 0] == GUARD_EQUAL else value != 0.0

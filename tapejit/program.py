@@ -64,6 +64,10 @@ class Program:
         workspace.held = None
         self._pool.append(workspace)
 
+    def row_at(self, word: int) -> int:
+        """The tape row whose forward (or tangent) code holds ``word``, for messages."""
+        return int(np.searchsorted(self.code.starts, word, side="right")) - 1
+
     @property
     def nbytes(self) -> dict[str, int]:
         """Bytes of one workspace and of the shared parts, by name."""

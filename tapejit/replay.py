@@ -87,8 +87,9 @@ def _prepared(leaf: Any, like: Any, name: str) -> Any:
 
 def _raise(path: Path, workspace: Any, status: int, name: str) -> None:
     word = int(workspace.context[layout.FAILED])
-    row = int(np.searchsorted(workspace.program.code.starts, word, side="right")) - 1
+    row = workspace.program.row_at(word)
     if status == layout.GUARD_FAILED:
+        row = path.guard_at(workspace.program.code.starts, word)
         file, line = path.tape.line(row)
         raise TraceError(
             f"{file}:{line}: at these arguments `{name}` takes another branch than the tape "

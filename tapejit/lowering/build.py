@@ -325,12 +325,12 @@ class _Builder:
         """Forward words of scalar rows."""
         arity, _, _ = tables()
         words = np.empty(5 * (last - first), np.int32)
-        local = np.zeros(len(self.code), np.int32) if last - first < len(self.code) else starts
+        local = np.empty(last - first, np.int32)
         n = compiled(scalars.emit_forward)(
-            self.code, arity, first, last, self.frame.scalar_base, self.frame.array_base,
-            words, 0, local,
+            self.code[first:last], arity, 0, last - first, self.frame.scalar_base,
+            self.frame.array_base, words, 0, local,
         )  # fmt: skip
-        starts[first:last] = local[first:last] + stream.length
+        starts[first:last] = local + stream.length
         stream.scalars(words[:n].copy())
 
     def emit_forward(self, segments: list[_Segment]) -> tuple[Stream, np.ndarray]:
@@ -600,7 +600,7 @@ def build(tape: Tape, wrt: tuple[int, ...] = (), mode: str = "value", scalar_see
         forward, reverse, tangent_words, arena.size + 8, layout.TILE * arena.registers.most,
         (offsets, np.array(list(arena.scalar_constants.values()))), np.concatenate(constants),
         arena.large_constants, builder.parameters(), values, gradients, tangents_in,
-        tangents_out, [s for s in seeds if s is not None], starts, frame.scalar_base,
+        tangents_out, [s for s in seeds if s is not None], np.maximum.accumulate(starts), frame.scalar_base,
         frame.array_base, rewrites,
     )  # fmt: skip
 

@@ -1,22 +1,35 @@
 """Structural operations: which operands carry derivatives, and their rules in other operations.
 
-``vjp(g, f, operands, params)`` gives a cotangent for each operand (``None`` where there is none),
-``jvp(tangents, f, operands, params)`` the result's tangent (``tangents`` holds ``None`` for operands
-that don't move).  Both are ordinary NumPy code over traced values, so that they are differentiated
-again for higher orders.  Linear algebra follows Giles, *Collected matrix derivative results for
-forward and reverse mode algorithmic differentiation* (2008), and Murray, *Differentiation of the
-Cholesky decomposition* (2016).
+A rule is ordinary NumPy code over traced values, so that what it records is differentiated again
+for higher orders.  It runs in two places: recorded once for each combination of shapes and then
+lowered (:mod:`tapejit.lowering.rules`), and on the values of a recording under way
+(:mod:`tapejit.derive`), where operands, cotangents and tangents may also be constants.
+
+Operations "by rows" work along the last axis, those on matrices on stacks over the leading axes.
+Linear algebra follows IEEE: a zero cotangent times an infinite partial is NaN.
+
+References: Giles (2008), "Collected matrix derivative results for forward and reverse mode
+algorithmic differentiation"; Murray (2016), "Differentiation of the Cholesky decomposition";
+Blelloch (1990), "Prefix sums and their applications", section 1.4 (linear recurrences).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["STRUCTURAL", "Structural"]
+__all__ = ["STRUCTURAL", "Example", "Structural"]
+
+
+class Example(NamedTuple):
+    """A case to test an operation with: operands, parameters, and the operation in NumPy."""
+
+    operands: tuple[np.ndarray, ...]
+    params: tuple
+    reference: Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -29,11 +42,17 @@ class Structural:
         Its name on the tape.
     active
         Positions of the operands that carry derivatives; ``None`` for all.
-    vjp, jvp
-        Its rules; ``None`` for operations whose derivative is zero, or that the lowering treats
-        itself (in-place writes).
+    vjp
+        ``vjp(g, f, operands, params)``: a cotangent for each operand, ``None`` where there is
+        none, from the cotangent ``g`` of the result ``f``.
+    jvp
+        ``jvp(tangents, f, operands, params)``: the tangent of the result, ``None`` if it is zero;
+        ``tangents`` has ``None`` for operands that don't move.  Both are ``None`` for operations
+        whose derivative is zero, and for those that the lowering treats itself (in-place writes).
     linear
-        Whether the result is linear in the active operands.
+        Whether the result is linear in the active operands together.
+    examples
+        ``examples(rng)``: cases to test the operation with, away from kinks.
     """
 
     name: str
@@ -41,24 +60,35 @@ class Structural:
     vjp: Callable[..., Sequence[Any]] | None = None
     jvp: Callable[..., Any] | None = None
     linear: bool = False
+    examples: Callable[[np.random.Generator], list[Example]] | None = None
 
     def is_active(self, position: int) -> bool:
         """Whether an operand carries derivatives."""
         return self.active is None or position in self.active
 
 
+#: Every structural operation by name.
 STRUCTURAL: dict[str, Structural] = {}
 
 
-def _structural(name: str, active: tuple[int, ...] | None = None, **rules: Any) -> None:
-    STRUCTURAL[name] = Structural(name, active, **rules)
+def _structural(name: str, active: tuple[int, ...] | None = None, **fields: Any) -> None:
+    assert name not in STRUCTURAL, name
+    STRUCTURAL[name] = Structural(name, active, **fields)
 
 
-def _apply(op: str, operands: Sequence[Any], value: Any, params: tuple = ()) -> Any:
-    """Record a structural operation on traced operands."""
-    from ..recording.tracer import record, recorder_of
+# --- what the rules are written in ----------------------------------------------------------------
+# NumPy's functions, and operations that NumPy has no function for.  The recording stands above
+# this module: it is imported when a rule runs.
 
-    return record(recorder_of(*operands), op, list(operands), value, params)
+
+def _record(op: str, operands: Sequence[Any], value: Any) -> Any:
+    """Record an operation whose value is known; of constants alone the value is the result."""
+    from ..recording.tracer import Tracer, record
+
+    for operand in operands:
+        if isinstance(operand, Tracer):
+            return record(operand.rec, op, list(operands), value)
+    return value
 
 
 def _value(x: Any) -> Any:
@@ -67,13 +97,23 @@ def _value(x: Any) -> Any:
     return value_of(x)
 
 
-def _sum_of(parts: Sequence[Any]) -> Any:
-    """The sum of those parts that are not None."""
-    total = None
-    for part in parts:
-        if part is not None:
-            total = part if total is None else total + part
-    return total
+def _shape(x: Any) -> tuple[int, ...]:
+    return np.shape(_value(x))
+
+
+def _shaped(x: Any, shape: tuple[int, ...]) -> Any:
+    """Broadcast: the cotangent of a stretched scalar may be a scalar."""
+    return x if _shape(x) == tuple(shape) else np.broadcast_to(x, shape)
+
+
+def _row(g: Any) -> Any:
+    """A number for each row, ready to be combined with the rows."""
+    return g[..., None] if _shape(g) else g
+
+
+def _matrix(g: Any) -> Any:
+    """A number for each matrix of a stack, ready to be combined with the matrices."""
+    return g[..., None, None] if _shape(g) else g
 
 
 def _t(x: Any) -> Any:
@@ -81,28 +121,95 @@ def _t(x: Any) -> Any:
     return np.swapaxes(x, -1, -2)
 
 
-# --- copies, sums, joins: linear ------------------------------------------------------------------
+def _sum_of(parts: Sequence[Any]) -> Any:
+    """The sum of those parts that are not None; None without any."""
+    total = None
+    for part in parts:
+        if part is not None:
+            total = part if total is None else total + part
+    return total
 
 
-def _copy_jvp(tangents: Sequence[Any], f: Any, operands: Sequence[Any], params: tuple) -> Any:
-    return tangents[0]
+def _vjp(rule: Callable[..., Any]) -> Callable[..., Sequence[Any]]:
+    """The vjp of an operation of one operand, from ``rule(g, f, x, *params)``."""
+
+    def vjp(g: Any, f: Any, operands: Sequence[Any], params: tuple) -> Sequence[Any]:
+        return (rule(g, f, operands[0], *params),)
+
+    return vjp
 
 
-_structural("copy", vjp=lambda g, f, operands, params: (g,), jvp=_copy_jvp, linear=True)
+def _jvp(rule: Callable[..., Any]) -> Callable[..., Any]:
+    """The jvp of an operation of one operand, from ``rule(t, f, x, *params)``."""
+
+    def jvp(tangents: Sequence[Any], f: Any, operands: Sequence[Any], params: tuple) -> Any:
+        return None if tangents[0] is None else rule(tangents[0], f, operands[0], *params)
+
+    return jvp
 
 
-def _sum_vjp(g: Any, f: Any, operands: Sequence[Any], params: tuple) -> tuple:
-    (axes,) = params
-    shape = operands[0].shape
+# --- examples to test with ------------------------------------------------------------------------
+
+_ROWS = ((5,), (3, 4), (2, 3, 1), (2, 0, 3))
+_WITH_ZEROS = (
+    np.array([2.0, 0.0, 3.0, -1.5]),
+    np.array([[0.0, 2.0, 0.0], [0.0, 0.0, 0.0], [1.0, 2.0, 0.0]]),
+)
+
+
+def _rows(reference: Callable[..., Any], *more: np.ndarray) -> Callable[..., list[Example]]:
+    """Examples of an operation by rows: normally distributed rows, and ``more``."""
+
+    def examples(rng: np.random.Generator) -> list[Example]:
+        cases = [rng.normal(size=shape) for shape in _ROWS] + list(more)
+        return [Example((x,), (), reference) for x in cases]
+
+    return examples
+
+
+def _square(rng: np.random.Generator) -> list[np.ndarray]:
+    """Stacks of regular square matrices."""
+    shapes = [(1, 1), (3, 3), (2, 4, 4)]
+    return [rng.normal(size=shape) + 3.0 * np.eye(shape[-1]) for shape in shapes]
+
+
+def _matrices(reference: Callable[..., Any]) -> Callable[..., list[Example]]:
+    """Examples of an operation on square matrices."""
+    return lambda rng: [Example((a,), (), reference) for a in _square(rng)]
+
+
+# --- copies, sums, joins --------------------------------------------------------------------------
+
+_structural(
+    "copy",
+    vjp=_vjp(lambda g, f, x: g),
+    jvp=_jvp(lambda t, f, x: t),
+    linear=True,
+    examples=_rows(np.copy),
+)
+
+
+def _sum_vjp(g: Any, f: Any, x: Any, axes: tuple[int, ...]) -> Any:
+    shape = _shape(x)
     kept = tuple(1 if i in axes else n for i, n in enumerate(shape))
-    return (np.broadcast_to(np.reshape(g, kept), shape),)
+    return np.broadcast_to(np.reshape(g, kept) if _shape(g) else g, shape)
 
 
-def _sum_jvp(tangents: Sequence[Any], f: Any, operands: Sequence[Any], params: tuple) -> Any:
-    return np.sum(tangents[0], axis=params[0])
+def _sum_examples(rng: np.random.Generator) -> list[Example]:
+    x = rng.normal(size=(3, 4, 2))
+    return [
+        Example((x,), (axes,), lambda x, axes=axes: np.sum(x, axis=axes))
+        for axes in ((0,), (1,), (2,), (0, 2), (0, 1, 2))
+    ]
 
 
-_structural("sum", vjp=_sum_vjp, jvp=_sum_jvp, linear=True)
+_structural(
+    "sum",
+    vjp=_vjp(_sum_vjp),
+    jvp=_jvp(lambda t, f, x, axes: np.sum(t, axis=axes)),
+    linear=True,
+    examples=_sum_examples,
+)
 
 
 def _concatenate_vjp(g: Any, f: Any, operands: Sequence[Any], params: tuple) -> list:
@@ -119,13 +226,29 @@ def _concatenate_vjp(g: Any, f: Any, operands: Sequence[Any], params: tuple) -> 
 def _concatenate_jvp(
     tangents: Sequence[Any], f: Any, operands: Sequence[Any], params: tuple
 ) -> Any:
-    parts = [
-        np.zeros(x.shape) if t is None else t for t, x in zip(tangents, operands, strict=True)
+    if all(t is None for t in tangents):
+        return None
+    pairs = zip(tangents, operands, strict=True)
+    return np.concatenate([np.zeros(x.shape) if t is None else t for t, x in pairs], axis=params[0])
+
+
+def _concatenate_examples(rng: np.random.Generator) -> list[Example]:
+    flat = tuple(rng.normal(size=n) for n in (2, 0, 3))
+    square = tuple(rng.normal(size=(2, n)) for n in (1, 3))
+    return [
+        Example(flat, (0,), lambda *parts: np.concatenate(parts)),
+        Example(square, (1,), lambda *parts: np.concatenate(parts, 1)),
     ]
-    return np.concatenate(parts, axis=params[0])
 
 
-_structural("concatenate", vjp=_concatenate_vjp, jvp=_concatenate_jvp, linear=True)
+_structural(
+    "concatenate",
+    vjp=_concatenate_vjp,
+    jvp=_concatenate_jvp,
+    linear=True,
+    examples=_concatenate_examples,
+)
+# In place: (source, target) and (source, index, target); the result keeps what is overwritten.
 _structural("write", (0, 1), linear=True)
 _structural("scatter_write", (0, 2), linear=True)
 
@@ -133,203 +256,291 @@ _structural("scatter_write", (0, 2), linear=True)
 # --- gathers --------------------------------------------------------------------------------------
 
 
-def _flat_index(index: Any) -> np.ndarray:
-    return np.asarray(_value(index)).astype(np.int64)
-
-
-def _scatter_added(source: Any, index: Any, shape: tuple[int, ...]) -> Any:
-    """Zeros of ``shape`` with ``source`` added at flat positions ``index``."""
-    value = np.zeros(shape)
-    np.add.at(value.reshape(-1), _flat_index(index), np.broadcast_to(_value(source), index.shape))
-    return _apply("scatter_add", [_shaped(source, index.shape), index], value)
-
-
-def _shaped(x: Any, shape: tuple[int, ...]) -> Any:
-    return x if np.shape(_value(x)) == tuple(shape) else np.broadcast_to(x, shape)
+def _positions(index: Any, size: int) -> np.ndarray:
+    """Flat positions.  A rule is recorded at sample values, which need not be good indices."""
+    return np.clip(np.asarray(_value(index)), 0, max(size - 1, 0)).astype(np.int64)
 
 
 def _gathered(base: Any, index: Any) -> Any:
     """Elements of ``base`` at flat positions ``index``."""
-    value = np.ascontiguousarray(_value(base)).reshape(-1)[_flat_index(index)]
-    return _apply("gather", [base, index], value)
+    flat = np.asarray(_value(base), np.float64).reshape(-1)
+    return _record("gather", [base, index], flat[_positions(index, flat.size)])
+
+
+def _scatter_added(source: Any, index: Any, shape: tuple[int, ...]) -> Any:
+    """Zeros of ``shape`` with ``source`` added at flat positions ``index``."""
+    source = _shaped(source, _shape(index))
+    value = np.zeros(shape)
+    np.add.at(value.reshape(-1), _positions(index, value.size), _value(source))
+    return _record("scatter_add", [source, index], value)
+
+
+def _gather_jvp(tangents: Sequence[Any], f: Any, operands: Sequence[Any], params: tuple) -> Any:
+    return None if tangents[0] is None else _gathered(tangents[0], operands[1])
+
+
+def _scatter_add_jvp(
+    tangents: Sequence[Any], f: Any, operands: Sequence[Any], params: tuple
+) -> Any:
+    return None if tangents[0] is None else _scatter_added(tangents[0], operands[1], _shape(f))
+
+
+def _gather_examples(rng: np.random.Generator) -> list[Example]:
+    def reference(base: np.ndarray, index: np.ndarray) -> np.ndarray:
+        return base.reshape(-1)[index.astype(np.int64)]
+
+    index = np.array([[11.0, 0.0], [3.0, 3.0]])
+    return [Example((rng.normal(size=(3, 4)), index), (), reference)]
+
+
+def _scatter_add_examples(rng: np.random.Generator) -> list[Example]:
+    def reference(source: np.ndarray, index: np.ndarray) -> np.ndarray:
+        total = np.zeros((2, 3))
+        np.add.at(total.reshape(-1), index.astype(np.int64), source)
+        return total
+
+    index = np.array([[5.0, 0.0], [3.0, 3.0]])
+    return [Example((rng.normal(size=(2, 2)), index), (), reference)]
 
 
 _structural(
-    "gather", (0,),
-    vjp=lambda g, f, operands, params: (_scatter_added(g, operands[1], operands[0].shape), None),
-    jvp=lambda tangents, f, operands, params: _gathered(tangents[0], operands[1]),
+    "gather",
+    (0,),
+    vjp=lambda g, f, operands, params: (_scatter_added(g, operands[1], _shape(operands[0])), None),
+    jvp=_gather_jvp,
     linear=True,
-)  # fmt: skip
+    examples=_gather_examples,
+)
 _structural(
-    "scatter_add", (0,),
+    "scatter_add",
+    (0,),
     vjp=lambda g, f, operands, params: (_gathered(g, operands[1]), None),
-    jvp=lambda tangents, f, operands, params: _scatter_added(tangents[0], operands[1], f.shape),
+    jvp=_scatter_add_jvp,
     linear=True,
-)  # fmt: skip
-for _name in ("normalise_index", "argmax", "argmin", "argsort", "detsign"):
-    _structural(_name, ())
+    examples=_scatter_add_examples,
+)
+_structural("normalise_index", ())
 
 
-# --- reductions and scans along the last axis -----------------------------------------------------
+# --- by rows: extremes and orders -----------------------------------------------------------------
 
 
 def _winners(f: Any, x: Any) -> Any:
-    """For each element its share of its row's extreme: ties share equally."""
-    mask = np.where(x == f[..., None] if f.ndim else x == f, 1.0, 0.0)
-    return mask / np.sum(mask, axis=-1, keepdims=True)
+    """Where a row attains its extreme; in a row with NaN the NaNs count as such."""
+    return np.where((x == _row(f)) | (x != x), 1.0, 0.0)
 
 
-def _row(g: Any) -> Any:
-    """A row's result, ready to be combined with the row."""
-    return g[..., None] if np.ndim(_value(g)) else g
+def _extreme_vjp(g: Any, f: Any, x: Any) -> Any:
+    """Ties share the cotangent equally; the others receive none, even of an infinite one."""
+    winners = _winners(f, x)
+    return np.where(winners, _row(g / np.sum(winners, axis=-1)), 0.0)
 
 
-def _extreme_vjp(g: Any, f: Any, operands: Sequence[Any], params: tuple) -> tuple:
-    return (_row(g) * _winners(f, operands[0]),)
+def _extreme_jvp(t: Any, f: Any, x: Any) -> Any:
+    winners = _winners(f, x)
+    return np.sum(np.where(winners, t, 0.0), axis=-1) / np.sum(winners, axis=-1)
 
 
-def _extreme_jvp(tangents: Sequence[Any], f: Any, operands: Sequence[Any], params: tuple) -> Any:
-    return np.sum(_winners(f, operands[0]) * tangents[0], axis=-1)
+for _name, _function in (("max", np.max), ("min", np.min)):
+    _structural(
+        _name,
+        vjp=_vjp(_extreme_vjp),
+        jvp=_jvp(_extreme_jvp),
+        examples=_rows(lambda x, function=_function: function(x, axis=-1)),
+    )
+for _name, _function in (("argmax", np.argmax), ("argmin", np.argmin)):
+    _structural(_name, (), examples=_rows(lambda x, function=_function: function(x, axis=-1)))
+_structural("argsort", (), examples=_rows(lambda x: np.argsort(x, axis=-1, kind="stable")))
 
 
-for _name in ("max", "min"):
-    _structural(_name, vjp=_extreme_vjp, jvp=_extreme_jvp)
+# --- by rows: products and scans ------------------------------------------------------------------
+# Nowhere is a product divided by an element: zeros are exact, in derivatives of every order.
+
+
+def _shifted(x: Any, first: float) -> Any:
+    """Each row moved on by one element, ``first`` in front."""
+    shape = _shape(x)
+    if shape[-1] < 2:
+        return np.full(shape, first)
+    return np.concatenate([np.full((*shape[:-1], 1), first), x[..., :-1]], axis=-1)
+
+
+def _recurrence(a: Any, b: Any) -> Any:
+    """Solve ``y[i] = a[i] y[i-1] + b[i]``, ``y[-1] = 0``, along rows; ``a[0]`` does not matter.
+
+    Recursive doubling, O(n log n) products: in the loop ``y[i] = a[i] y[i-step] + b[i]`` for
+    ``i >= step``, ``y[i] = b[i]`` before it (Blelloch 1990).
+    """
+    n, step = _shape(b)[-1], 1
+    while step < n:
+        later = a[..., step:]
+        b = np.concatenate([b[..., :step], b[..., step:] + later * b[..., :-step]], axis=-1)
+        if 2 * step < n:
+            a = np.concatenate([a[..., :step], later * a[..., :-step]], axis=-1)
+        step *= 2
+    return b
+
+
+def _cumprod_jvp(t: Any, f: Any, x: Any) -> Any:
+    """``f[i] = x[i] f[i-1]``, differentiated."""
+    return _recurrence(x, t * _shifted(f, 1.0))
+
+
+def _cumprod_vjp(g: Any, f: Any, x: Any) -> Any:
+    """The product of the elements before, times ``r[j] = g[j] + x[j+1] r[j+1]``."""
+    received = _recurrence(_shifted(x[..., ::-1], 1.0), g[..., ::-1])
+    return received[..., ::-1] * _shifted(f, 1.0)
+
+
+def _products_before(x: Any, t: Any) -> tuple[Any, Any]:
+    """The product of the elements before each one, and its tangent along ``t``."""
+    through = np.cumprod(x, axis=-1)
+    return _shifted(through, 1.0), _shifted(_cumprod_jvp(t, through, x), 0.0)
+
+
+def _prod_others_derivative(t: Any, f: Any, x: Any) -> Any:
+    """The derivative of (product of those before) * (product of those after) along ``t``.
+
+    The Jacobian of a row, at (i, j) the product of all elements but i and j, is symmetric: this is
+    the jvp and the vjp.
+    """
+    before, d_before = _products_before(x, t)
+    after, d_after = _products_before(x[..., ::-1], t[..., ::-1])
+    return d_before * after[..., ::-1] + before * d_after[..., ::-1]
+
+
+def _products_of_others(x: np.ndarray) -> np.ndarray:
+    """For each element the product of the others of its row, in NumPy."""
+    x = np.asarray(x, np.float64)
+    before = np.cumprod(_shifted(x, 1.0), axis=-1)
+    after = np.cumprod(_shifted(x[..., ::-1], 1.0), axis=-1)
+    return before * after[..., ::-1]
 
 
 def _prod_others(x: Any) -> Any:
-    """For each element the product of the others of its row."""
-    value = np.asarray(_value(x))
-    before = np.cumprod(np.concatenate([np.ones((*value.shape[:-1], 1)), value[..., :-1]], -1), -1)
-    after = np.concatenate([value[..., 1:], np.ones((*value.shape[:-1], 1))], -1)
-    after = np.cumprod(after[..., ::-1], -1)[..., ::-1]
-    return _apply("prod_others", [x], before * after)
-
-
-def _prod_vjp(g: Any, f: Any, operands: Sequence[Any], params: tuple) -> tuple:
-    return (_row(g) * _prod_others(operands[0]),)
-
-
-def _prod_jvp(tangents: Sequence[Any], f: Any, operands: Sequence[Any], params: tuple) -> Any:
-    return np.sum(_prod_others(operands[0]) * tangents[0], axis=-1)
-
-
-_structural("prod", vjp=_prod_vjp, jvp=_prod_jvp)
-
-
-def _prod_of_pairs(x: Any) -> Any:
-    """Matrix of the products of all elements but i and j (zero on the diagonal); exact at zeros.
-
-    Row i is "the product of the others" of the row x with element i set to one.
-    """
-    n = x.shape[-1]
-    eye = np.eye(n)
-    masked = np.where(eye != 0, 1.0, x[..., None, :])
-    return _prod_others(masked) * (1.0 - eye)
-
-
-def _prod_others_jvp(
-    tangents: Sequence[Any], f: Any, operands: Sequence[Any], params: tuple
-) -> Any:
-    return np.sum(_prod_of_pairs(operands[0]) * tangents[0][..., None, :], axis=-1)
+    return _record("prod_others", [x], _products_of_others(_value(x)))
 
 
 _structural(
+    "prod",
+    vjp=_vjp(lambda g, f, x: _row(g) * _prod_others(x)),
+    jvp=_jvp(lambda t, f, x: np.sum(t * _prod_others(x), axis=-1)),
+    examples=_rows(lambda x: np.prod(x, axis=-1), *_WITH_ZEROS),
+)
+_structural(
     "prod_others",
-    vjp=lambda g, f, operands, params: (
-        np.sum(_prod_of_pairs(operands[0]) * g[..., None, :], axis=-1),
-    ),
-    jvp=_prod_others_jvp,
+    vjp=_vjp(_prod_others_derivative),
+    jvp=_jvp(_prod_others_derivative),
+    examples=_rows(_products_of_others, *_WITH_ZEROS),
 )
 _structural(
     "cumsum",
-    vjp=lambda g, f, operands, params: (np.cumsum(g[..., ::-1], axis=-1)[..., ::-1],),
-    jvp=lambda tangents, f, operands, params: np.cumsum(tangents[0], axis=-1),
+    vjp=_vjp(lambda g, f, x: np.cumsum(g[..., ::-1], axis=-1)[..., ::-1]),
+    jvp=_jvp(lambda t, f, x: np.cumsum(t, axis=-1)),
     linear=True,
+    examples=_rows(lambda x: np.cumsum(x, axis=-1)),
+)
+_structural(
+    "cumprod",
+    vjp=_vjp(_cumprod_vjp),
+    jvp=_jvp(_cumprod_jvp),
+    examples=_rows(lambda x: np.cumprod(x, axis=-1), *_WITH_ZEROS),
 )
 
 
-def _cumprod_jacobian(x: Any) -> Any:
-    """d f_k / d x_j: the product of x_0 … x_k without x_j, for j <= k; exact at zeros."""
-    n = x.shape[-1]
-    eye, lower = np.eye(n), np.tril(np.ones((n, n)))
-    masked = np.where(eye != 0, 1.0, x[..., None, :])  # row j: x without element j
-    return np.swapaxes(np.cumprod(masked, axis=-1), -1, -2) * lower
+# --- matrices: products and solves ----------------------------------------------------------------
 
 
-def _cumprod_vjp(g: Any, f: Any, operands: Sequence[Any], params: tuple) -> tuple:
-    return (np.sum(_cumprod_jacobian(operands[0]) * g[..., :, None], axis=-2),)
+def _matmul_vjp(g: Any, f: Any, operands: Sequence[Any], params: tuple) -> Sequence[Any]:
+    a, b = operands
+    g = _shaped(g, _shape(f))
+    return np.matmul(g, _t(b)), np.matmul(_t(a), g)
 
 
-def _cumprod_jvp(tangents: Sequence[Any], f: Any, operands: Sequence[Any], params: tuple) -> Any:
-    return np.sum(_cumprod_jacobian(operands[0]) * tangents[0][..., None, :], axis=-1)
+def _matmul_jvp(tangents: Sequence[Any], f: Any, operands: Sequence[Any], params: tuple) -> Any:
+    (a, b), (ta, tb) = operands, tangents
+    left = None if ta is None else np.matmul(ta, b)
+    right = None if tb is None else np.matmul(a, tb)
+    return _sum_of((left, right))
 
 
-_structural("cumprod", vjp=_cumprod_vjp, jvp=_cumprod_jvp)
+def _matmul_examples(rng: np.random.Generator) -> list[Example]:
+    shapes = [((2, 3), (3, 4)), ((5, 1, 3), (5, 3, 2)), ((1, 1), (1, 1))]
+    pairs = [(rng.normal(size=left), rng.normal(size=right)) for left, right in shapes]
+    return [Example(pair, (), np.matmul) for pair in pairs]
 
 
-# --- linear algebra -------------------------------------------------------------------------------
-
-_structural(
-    "matmul",
-    vjp=lambda g, f, operands, params: (
-        np.matmul(g, _t(operands[1])), np.matmul(_t(operands[0]), g),
-    ),
-    jvp=lambda tangents, f, operands, params: _sum_of([
-        None if tangents[0] is None else np.matmul(tangents[0], operands[1]),
-        None if tangents[1] is None else np.matmul(operands[0], tangents[1]),
-    ]),
-)  # fmt: skip
-
-
-def _solve_vjp(g: Any, f: Any, operands: Sequence[Any], params: tuple) -> tuple:
-    moved = np.linalg.solve(_t(operands[0]), g)
-    return -np.matmul(moved, _t(f)), moved
+def _solve_vjp(g: Any, f: Any, operands: Sequence[Any], params: tuple) -> Sequence[Any]:
+    """Giles 2008, section 2.2.2 and 2.2.3 (f = a^-1 b)."""
+    gb = np.linalg.solve(_t(operands[0]), g)
+    return -np.matmul(gb, _t(f)), gb
 
 
 def _solve_jvp(tangents: Sequence[Any], f: Any, operands: Sequence[Any], params: tuple) -> Any:
-    moved_a = None if tangents[0] is None else -np.matmul(tangents[0], f)
-    return np.linalg.solve(operands[0], _sum_of([moved_a, tangents[1]]))
+    ta, tb = tangents
+    right = _sum_of((tb, None if ta is None else -np.matmul(ta, f)))
+    return None if right is None else np.linalg.solve(operands[0], right)
 
 
-_structural("solve", vjp=_solve_vjp, jvp=_solve_jvp)
+def _solve_examples(rng: np.random.Generator) -> list[Example]:
+    pairs = zip(_square(rng), (2, 1, 3), strict=True)
+    return [
+        Example((a, rng.normal(size=(*a.shape[:-1], columns))), (), np.linalg.solve)
+        for a, columns in pairs
+    ]
+
+
+_structural("matmul", vjp=_matmul_vjp, jvp=_matmul_jvp, examples=_matmul_examples)
+_structural("solve", vjp=_solve_vjp, jvp=_solve_jvp, examples=_solve_examples)
 _structural(
     "inv",
-    vjp=lambda g, f, operands, params: (-np.matmul(np.matmul(_t(f), g), _t(f)),),
-    jvp=lambda tangents, f, operands, params: -np.matmul(np.matmul(f, tangents[0]), f),
+    vjp=_vjp(lambda g, f, a: -np.matmul(np.matmul(_t(f), g), _t(f))),
+    jvp=_jvp(lambda t, f, a: -np.matmul(np.matmul(f, t), f)),
+    examples=_matrices(np.linalg.inv),
 )
-
-
-def _matrix(g: Any) -> Any:
-    """A number for each matrix of a stack, ready to multiply the matrices."""
-    return g[..., None, None] if np.ndim(_value(g)) else g
-
-
 _structural(
     "logabsdet",
-    vjp=lambda g, f, operands, params: (_matrix(g) * _t(np.linalg.inv(operands[0])),),
-    jvp=lambda tangents, f, operands, params: np.sum(
-        _t(np.linalg.inv(operands[0])) * tangents[0], axis=(-2, -1)
-    ),
+    vjp=_vjp(lambda g, f, a: _matrix(g) * _t(np.linalg.inv(a))),
+    jvp=_jvp(lambda t, f, a: np.sum(_t(np.linalg.inv(a)) * t, axis=(-2, -1))),
+    examples=_matrices(lambda a: np.linalg.slogdet(a)[1]),
 )
+_structural("detsign", (), examples=_matrices(lambda a: np.linalg.slogdet(a)[0]))
+
+
+# --- matrices: Cholesky ---------------------------------------------------------------------------
+# The operation reads the lower triangle only, but what it factors is a symmetric matrix.  The
+# derivative is that with respect to symmetric perturbations (as JAX's): the cotangent is symmetric
+# and its inner product with a symmetric perturbation is the change; of a tangent the symmetric part
+# counts.
 
 
 def _half_lower(x: Any) -> Any:
     """The lower triangle with half the diagonal: Murray's Phi."""
-    n = x.shape[-1]
+    n = _shape(x)[-1]
     return x * (np.tril(np.ones((n, n))) - 0.5 * np.eye(n))
 
 
-def _cholesky_vjp(g: Any, f: Any, operands: Sequence[Any], params: tuple) -> tuple:
-    """Symmetric cotangent: agrees with differences where the matrix is moved symmetrically."""
+def _cholesky_vjp(g: Any, f: Any, a: Any) -> Any:
+    """Murray 2016, equation 10: the symmetric part of ``L^-T Phi(L^T g) L^-1``."""
     inner = _half_lower(np.matmul(_t(f), g))
     left = np.linalg.solve(_t(f), inner + _t(inner))
-    return (0.5 * _t(np.linalg.solve(_t(f), _t(left))),)
+    return 0.5 * np.linalg.solve(_t(f), _t(left))
 
 
-def _cholesky_jvp(tangents: Sequence[Any], f: Any, operands: Sequence[Any], params: tuple) -> Any:
-    moved = 0.5 * (tangents[0] + _t(tangents[0]))
-    inner = np.linalg.solve(f, _t(np.linalg.solve(f, moved)))
+def _cholesky_jvp(t: Any, f: Any, a: Any) -> Any:
+    """Murray 2016, equation 8: ``L Phi(L^-1 t L^-T)``."""
+    inner = np.linalg.solve(f, _t(np.linalg.solve(f, 0.5 * (t + _t(t)))))
     return np.matmul(f, _half_lower(inner))
 
 
-_structural("cholesky", vjp=_cholesky_vjp, jvp=_cholesky_jvp)
+def _cholesky_examples(rng: np.random.Generator) -> list[Example]:
+    """Symmetric matrices; to be perturbed symmetrically."""
+    return [Example((a @ _t(a),), (), np.linalg.cholesky) for a in _square(rng)]
+
+
+_structural(
+    "cholesky",
+    vjp=_vjp(_cholesky_vjp),
+    jvp=_jvp(_cholesky_jvp),
+    examples=_cholesky_examples,
+)

@@ -186,6 +186,18 @@ def _positions(rec: Recorder, array: ArrayTracer, index: tuple) -> tuple[Any, tu
     return total, value_index
 
 
+def positions_of(array: ArrayTracer, index: Any) -> Any:
+    """The elements that an index picks, by their number in C order."""
+    numbers = np.arange(array.size).reshape(array.shape)
+    index = _normalised(index)
+    if not is_traced(index):
+        return numbers[index]
+    rec = recorder_of(array, *index)
+    from .shapes import traced_constant
+
+    return getitem(traced_constant(rec, numbers), index)
+
+
 def _span(place: int, first: int, last: int, separated: bool) -> tuple[int, int, bool]:
     """Where the index arrays begin, where the last was, and whether something separates them."""
     if first < 0:

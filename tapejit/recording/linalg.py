@@ -21,6 +21,11 @@ from .shapes import (
 )
 from .tracer import apply, is_traced, record, recorder_of, value_of
 
+__all__ = [
+    "cholesky", "det", "inv", "matrix_norm", "norm", "slogdet", "solve", "trace", "vector_norm",
+]  # fmt: skip
+
+
 SlogdetResult = type(np.linalg.slogdet(np.eye(1)))
 
 

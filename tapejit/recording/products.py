@@ -14,7 +14,6 @@ from .indexing import gather
 from .reductions import sum
 from .shapes import (
     astype,
-    broadcast_to,
     concatenate,
     expand_dims,
     into,
@@ -27,9 +26,14 @@ from .shapes import (
     transpose,
     viewed,
 )
-from .tracer import ArrayTracer, Tracer, apply, broadcast, new_result, value_of, view_of
+from .tracer import ArrayTracer, apply, broadcast, new_result, value_of, view_of
 
-_UNSET: Any = np._NoValue
+__all__ = [
+    "convolve", "correlate", "cross", "dot", "einsum", "inner", "kron", "matmul", "matrix_power",
+    "matvec", "multi_dot", "outer", "sliding_window_view", "tensordot", "vdot", "vecdot",
+    "vecmat",
+]  # fmt: skip
+
 
 
 def _rows_view(view: View) -> View:
@@ -201,8 +205,7 @@ def matrix_power(a: Any, n: int) -> Any:
     if n < 0:
         a, n = inv(a), -n
     if n == 0:
-        eye = np.broadcast_to(np.eye(a.shape[-1]), a.shape)
-        return apply(OPS["add"], apply(OPS["mul"], a, 0.0), eye) if False else eye.copy()
+        return np.broadcast_to(np.eye(a.shape[-1]), a.shape).copy()
     result = None
     while n:
         if n & 1:
@@ -220,10 +223,13 @@ def einsum(*args: Any, out: Any = None, optimize: Any = True, dtype: Any = None,
     """Einstein summation of any number of operands, as a sequence of matrix products."""
     terms, result, arrays = _parse_einsum(args)
     work = [_Term(*_without_repeats(labels, x)) for labels, x in zip(terms, arrays, strict=True)]
-    for pair in _path(work, result):
-        chosen = [work.pop(i) for i in sorted(pair, reverse=True)][::-1]
-        kept = set(result).union(*[t.labels for t in work])
-        work.append(_contract(chosen, kept))
+    for step in _path(work, result):
+        term, *others = [work.pop(i) for i in sorted(step, reverse=True)][::-1]
+        while others:
+            other = others.pop(0)
+            kept = set(result).union(*[t.labels for t in work + others])
+            term = _product(term, other, kept)
+        work.append(term)
     (last,) = work
     labels, x = _summed(last.labels, last.x, set(result))
     order = [labels.index(label) for label in result]
@@ -304,14 +310,7 @@ def _path(work: list[_Term], result: list[str]) -> list[tuple[int, ...]]:
     args: list[Any] = []
     for term in work:
         args += [np.broadcast_to(0.0, term.x.shape), [known[label] for label in term.labels]]
-    path = np.einsum_path(*args, [known[label] for label in result], optimize="greedy")[0][1:]
-    steps = []
-    for step in path:
-        # NumPy may join several at the end: they are taken in pairs, results stand last.
-        steps.append(tuple(step[:2]))
-        steps += [(0, 1)] * 0 if len(step) <= 2 else []
-    count = len(work)
-    return steps if all(len(s) <= 2 for s in path) else [(0, 1)] * (count - 1)
+    return np.einsum_path(*args, [known[label] for label in result], optimize="greedy")[0][1:]
 
 
 def _summed(labels: list[str], x: Any, kept: set[str]) -> tuple[list[str], Any]:
@@ -321,11 +320,8 @@ def _summed(labels: list[str], x: Any, kept: set[str]) -> tuple[list[str], Any]:
     return [label for label in labels if label in kept], sum(x, axes)
 
 
-def _contract(terms: list[_Term], kept: set[str]) -> _Term:
-    """One term, or the product of two, summed over labels that are no longer needed."""
-    if len(terms) == 1:
-        return _Term(*_summed(terms[0].labels, terms[0].x, kept))
-    first, second = terms
+def _product(first: _Term, second: _Term, kept: set[str]) -> _Term:
+    """The product of two terms, summed over labels that are no longer needed."""
     a, x = _squeezed(first, second)
     b, y = _squeezed(second, first)
     a, x = _summed(a, x, kept | set(b))
@@ -337,20 +333,15 @@ def _contract(terms: list[_Term], kept: set[str]) -> _Term:
     labels = batch + free_a + free_b
     sizes = dict(zip(a, x.shape, strict=True)) | dict(zip(b, y.shape, strict=True))
     if not over:
-        left = _arranged(a, x, batch + free_a, [], len(free_b))
-        right = _arranged(b, y, batch + free_b, [], 0)
-        if free_a and batch:
-            right = reshape(right, (*right.shape[: len(batch)], *(1,) * len(free_a), *right.shape[len(batch) :]))
-        return _Term(labels, apply(OPS["mul"], left, right) if _traced(left, right) else left * right)
+        shape = [sizes[c] for c in batch + free_a] + [1] * len(free_b)
+        left = _grouped(a, x, batch + free_a, shape)
+        shape = [sizes[c] for c in batch] + [1] * len(free_a) + [sizes[c] for c in free_b]
+        return _Term(labels, left * _grouped(b, y, batch + free_b, shape))
     m, k, n = (math.prod(sizes[c] for c in group) for group in (free_a, over, free_b))
     lead = [sizes[c] for c in batch]
     left = _grouped(a, x, batch + free_a + over, [*lead, m, k] if free_a or batch else [k])
     right = _grouped(b, y, batch + over + free_b, [*lead, k, n] if free_b or batch else [k])
     return _Term(labels, reshape(matmul(left, right), [sizes[c] for c in labels]))
-
-
-def _traced(*values: Any) -> bool:
-    return any(isinstance(value, Tracer) for value in values)
 
 
 def _squeezed(term: _Term, other: _Term) -> tuple[list[str], Any]:
@@ -370,12 +361,6 @@ def _grouped(labels: list[str], x: Any, order: list[str], shape: list[int]) -> A
     axes = [labels.index(label) for label in order]
     x = x if axes == list(range(len(labels))) else transpose(x, axes)
     return x if list(x.shape) == shape else reshape(x, shape)
-
-
-def _arranged(labels: list[str], x: Any, order: list[str], _: list, trailing: int) -> Any:
-    axes = [labels.index(label) for label in order]
-    x = x if axes == list(range(len(labels))) else transpose(x, axes)
-    return reshape(x, (*x.shape, *(1,) * trailing)) if trailing else x
 
 
 # --- convolution ----------------------------------------------------------------------------------
@@ -411,19 +396,8 @@ def correlate(a: Any, v: Any, mode: str = "valid") -> Any:
     """Cross-correlation of two rows."""
     _, (a, v) = operands(a, v)
     if v.size > a.size:
-        return convolve(v[::-1], a, mode)[::-1] if mode != "same" else _swapped_same(a, v)
+        return convolve(v, a[::-1], mode)[::-1]
     return convolve(a, v[::-1], mode)
-
-
-def _swapped_same(a: Any, v: Any) -> Any:
-    full = convolve(a, v[::-1], "full")
-    start = (a.size - 1) - (a.size // 2) + 0
-    reference = np.correlate(np.arange(1.0, a.size + 1), np.arange(1.0, v.size + 1), "same")
-    whole = np.convolve(np.arange(1.0, a.size + 1), np.arange(1.0, v.size + 1)[::-1])
-    for start in range(full.size - v.size + 1):
-        if np.array_equal(whole[start : start + v.size], reference):
-            break
-    return full[start : start + v.size]
 
 
 def sliding_window_view(
@@ -434,5 +408,3 @@ def sliding_window_view(
     numbers = np.arange(x.size).reshape(x.shape)
     return gather(x, np.lib.stride_tricks.sliding_window_view(numbers, window_shape, axis).copy())
 
-
-assert broadcast_to

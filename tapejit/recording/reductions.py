@@ -40,6 +40,16 @@ from .tracer import (
     value_of,
 )
 
+__all__ = [
+    "all", "amax", "amin", "any", "argmax", "argmin", "argpartition", "argsort", "average",
+    "bincount", "count_nonzero", "cumprod", "cumsum", "cumulative_prod", "cumulative_sum", "diff",
+    "digitize", "ediff1d", "logsumexp", "max", "mean", "median", "min", "nancumprod", "nancumsum",
+    "nanmax", "nanmean", "nanmin", "nanprod", "nanstd", "nansum", "nanvar", "partition",
+    "percentile", "prod", "ptp", "put_along_axis", "quantile", "searchsorted", "sort", "std",
+    "sum", "take_along_axis", "trapezoid", "var",
+]  # fmt: skip
+
+
 _UNSET: Any = np._NoValue
 
 

@@ -39,6 +39,18 @@ from .tracer import (
     view_of,
 )
 
+__all__ = [
+    "append", "array", "array_split", "asanyarray", "asarray", "ascontiguousarray", "astype",
+    "atleast_1d", "atleast_2d", "atleast_3d", "block", "broadcast_arrays", "broadcast_to",
+    "column_stack", "concat", "concatenate", "copy", "delete", "diag", "diagflat", "diagonal",
+    "dsplit", "dstack", "empty_like", "expand_dims", "flatten", "flip", "fliplr", "flipud",
+    "full_like", "hsplit", "hstack", "insert", "matrix_transpose", "meshgrid", "moveaxis", "ndim",
+    "ones_like", "pad", "permute_dims", "ravel", "repeat", "reshape", "resize", "roll",
+    "rollaxis", "rot90", "shape", "size", "split", "squeeze", "stack", "swapaxes", "tile",
+    "transpose", "tril", "triu", "unstack", "vsplit", "vstack", "zeros_like",
+]  # fmt: skip
+
+
 # --- operands -------------------------------------------------------------------------------------
 
 

@@ -55,8 +55,9 @@ class Tracer:
     def __float__(self) -> float:
         raise TraceError(
             f"{where_am_i()}: float() of a traced value would freeze it; use NumPy's functions "
-            "(np.sin(x), not math.sin(x)), int(x) where a branch is meant, or "
-            "tapejit.stop_gradient(x)"
+            "(np.sin(x), not math.sin(x)), int(x) where a branch is meant; and where it is written "
+            "into a plain NumPy array (`out[i] = traced`), make that array with np.zeros_like(x) or "
+            "tapejit.numpy.zeros"
         )
 
     def __complex__(self) -> complex:
@@ -626,6 +627,18 @@ def _general(op: Elementwise, swap: bool = False) -> Callable:
     return method
 
 
+def _bitwise(op: str, swap: bool = False) -> Callable:
+    """``&``, ``|``, ``^``: of truth values; NumPy's bitwise operations of integers have no rule."""
+    ufunc = getattr(np, op.replace("logical", "bitwise"))
+
+    def method(self: Tracer, other: Any) -> Any:
+        if not _is_operand(other):
+            return NotImplemented
+        return ufunc(other, self) if swap else ufunc(self, other)
+
+    return method
+
+
 def _is_operand(other: Any) -> bool:
     return isinstance(other, (Tracer, np.ndarray, np.generic, int, float, complex, list, tuple))
 
@@ -638,7 +651,15 @@ def _power(self: Tracer, other: Any) -> Any:
             return simple(self)
     elif not _is_operand(other):
         return NotImplemented
-    return apply(OPS["power"], self, other)
+    from .functions import power
+
+    return power(self, other)
+
+
+def _reflected_power(self: Tracer, other: Any) -> Any:
+    from .functions import power
+
+    return power(other, self) if _is_operand(other) else NotImplemented
 
 
 def _fourth(x: Tracer) -> Tracer:
@@ -694,10 +715,10 @@ def _install_operators() -> None:
         function = getattr(operator, name)
         setattr(ScalarTracer, f"__{name}__", _binary(OPS[op], function, False))
         setattr(ScalarTracer, f"__r{name}__", _binary(OPS[op], function, True))
-    others = {
-        "floordiv": "floor_divide", "mod": "remainder",
-        "and": "logical_and", "or": "logical_or", "xor": "logical_xor",
-    }  # fmt: skip
+    others = {"floordiv": "floor_divide", "mod": "remainder"}
+    for name, op in {"and": "logical_and", "or": "logical_or", "xor": "logical_xor"}.items():
+        setattr(Tracer, f"__{name}__", _bitwise(op))
+        setattr(Tracer, f"__r{name}__", _bitwise(op, swap=True))
     for cls, names in ((ArrayTracer, {**arithmetic, **others}), (ScalarTracer, others)):
         for name, op in names.items():
             setattr(cls, f"__{name}__", _general(OPS[op]))
@@ -709,15 +730,17 @@ def _install_operators() -> None:
     for name, op in comparisons.items():
         setattr(Tracer, f"__{name}__", _general(OPS[op]))
     Tracer.__pow__ = _power
-    Tracer.__rpow__ = _general(OPS["power"], swap=True)
+    Tracer.__rpow__ = _reflected_power
     Tracer.__neg__ = lambda self: apply(OPS["neg"], self)
     Tracer.__pos__ = lambda self: self.copy()
     Tracer.__abs__ = lambda self: apply(OPS["abs"], self)
-    Tracer.__invert__ = lambda self: apply(OPS["logical_not"], self)
+    Tracer.__invert__ = lambda self: np.invert(self)
     Tracer.__divmod__ = _divmod
     Tracer.__matmul__ = _matmul
     Tracer.__rmatmul__ = _rmatmul
-    for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"):
+    for name in (
+        "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor",
+    ):  # fmt: skip
         setattr(ArrayTracer, f"__i{name}__", _inplace(f"__{name}__"))
 
 

@@ -1,0 +1,3 @@
+"""SciPy's functions for traced values."""
+
+from . import special as special
