@@ -7,8 +7,11 @@ becomes part of the outer tape.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import itertools
 import math
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +24,9 @@ from .compiled import (
     Variant,
     collect,
     describe,
+    is_static,
+    leaves_of,
+    moving_leaves,
     normalise,
     typed,
 )
@@ -33,7 +39,8 @@ from .paths import Path
 from .program import Workspace
 from .recording.recorder import active, in_recording
 from .recording.record import Constant, record_function
-from .recording.tracer import Tracer, is_traced
+from .recording.tracer import Tracer, is_traced, value_of
+from .replay import Replay
 from .shortcut import Shortcut, usable
 from .tape import Tape
 
@@ -117,7 +124,7 @@ class Jit(Compiled):
                 return python(*args, **kwargs)
             fast = engine._fast
             if fast is not None and not kwargs:
-                results = fast.call(args, None)
+                results = fast.call(args, ())
                 if results is not None:
                     return results[0]
             return engine.general(args, kwargs)
@@ -136,7 +143,7 @@ class Jit(Compiled):
         workspace.program.give_back(workspace)
         results = [typed(r, leaf.dtype) for r, leaf in zip(results, path.tape.outputs, strict=True)]
         if self.check:
-            self.compare(variant, values, results)
+            self.compare(variant, path, values, results)
         self._shorten(variant, path, args, kwargs)
         return collect(path, results)
 
@@ -198,7 +205,7 @@ def jit(
     >>> f(np.zeros(3))
     np.float64(0.0)
     """
-    if isinstance(engine_of(f), Jit):
+    if isinstance(engine_of(f), Jit) and not static_argnums and not static_argnames and not check:
         return f
     return Jit(Function(f, static_argnums, static_argnames), check).public()
 
@@ -240,7 +247,6 @@ class ValueAndGrad(Compiled):
         self.has_aux = has_aux
         self.with_value = with_value
         self._fast: Shortcut | None = None
-        self._single = False
 
     # --- the short way ----------------------------------------------------------------------------
 
@@ -253,7 +259,7 @@ class ValueAndGrad(Compiled):
             # Traced arguments fail the entry's check of types, and take the general way.
             fast = engine._fast
             if fast is not None and not kwargs:
-                if engine._single and len(args) == 1:
+                if fast.single and len(args) == 1:
                     pool = fast.pool
                     try:
                         workspace = pool.pop()
@@ -269,7 +275,7 @@ class ValueAndGrad(Compiled):
                         workspace.clear()
                     pool.append(workspace)
                 else:
-                    results = fast.call(args, out)
+                    results = fast.call(args, () if out is None else engine._in_order(args, out))
                     if results is not None:
                         return engine._short_answer(args, results, out)
             return engine._general(args, kwargs, out)
@@ -278,13 +284,25 @@ class ValueAndGrad(Compiled):
 
     def _short_answer(self, args: tuple, results: list, out: Any) -> Any:
         value = results.pop()
-        if isinstance(self.argnums, int):
+        if out is not None:
+            gradient = out
+        elif isinstance(self.argnums, int):
             gradient = results[0]
         else:
             gradient = gradient_tree(args, self.argnums, results)
-        if out is not None:
-            gradient = out
         return (value, gradient) if self.with_value else gradient
+
+    def _in_order(self, args: tuple, out: Any) -> Sequence[Any]:
+        """The caller's gradient trees in the order of the arguments."""
+        if isinstance(self.argnums, int):
+            return (out,)
+        if not isinstance(out, (tuple, list)) or len(out) != len(self.argnums):
+            raise ValueError(
+                f"`{self.function.name}`: out must be a tuple of {len(self.argnums)}, one for "
+                f"each of argnums, got {_summary(out)}"
+            )
+        numbers = [n % len(args) for n in self.argnums]
+        return [tree for _, tree in sorted(zip(numbers, out, strict=True), key=lambda pair: pair[0])]
 
     def _shorten(self, variant: Variant, path: Path, args: tuple, kwargs: dict, out: Any) -> None:
         """Have the next call take the short way, where arguments and result are plain."""
@@ -306,17 +324,23 @@ class ValueAndGrad(Compiled):
         )
         if simple:
             slots = [*code.gradients, *code.values]
-            self._fast = Shortcut(program, slots, "gradient", reverse=True)
-            self._single = len(args) == 1 and self._fast.shapes[0] is not None
+            bare = isinstance(self.argnums, int)
+            self._fast = Shortcut(program, slots, "gradient", reverse=True, bare=bare)
         path.programs["shortcut"] = self._fast
 
     # --- the general way --------------------------------------------------------------------------
 
     def _general(self, args: tuple, kwargs: dict, out: Any) -> Any:
         if in_recording():
+            if out is not None:
+                raise TraceError(
+                    f"`{self.function.name}`: out= has no meaning while another function is "
+                    "being recorded; use the returned gradient"
+                )
             return self._inline(args, kwargs)
         variant, values = self.find(args, kwargs)
-        given = self._given(out, variant, values)
+        asked = [] if out is None else self._given(self._in_order(args, out), variant, values)
+        given = [_apart(array, values) for array in asked]
         path, workspace = variant.execute(values)
         program = workspace.program
         code = program.code
@@ -329,28 +353,28 @@ class ValueAndGrad(Compiled):
             raise TraceError(f"`{self.function.name}`: `out` does not fit the gradient")
         results = _results(workspace, arrays)
         program.give_back(workspace)
+        for array, result in zip(asked, results, strict=False):
+            if array is not result:
+                array[...] = result
         n = len(code.gradients)
         outputs = [
             typed(r, leaf.dtype) for r, leaf in zip(results[n:], path.tape.outputs, strict=True)
         ]
         if self.check:
-            self.compare(variant, values, outputs)
+            self.compare(variant, path, values, outputs)
         self._shorten(variant, path, args, kwargs, out)
         value = collect(path, outputs)
         return self._answer(value, self._gradient_tree(args, results[:n], out))
 
-    def _given(self, out: Any, variant: Variant, values: list) -> list[Any]:
+    def _given(self, out: Sequence[Any], variant: Variant, values: list) -> list[Any]:
         """The caller's gradient arrays, checked."""
-        if out is None:
-            return []
-        leaves, _ = pytrees.flatten(out)
+        leaves, _ = pytrees.flatten(tuple(out))
         shapes = [np.shape(values[i]) for i in variant.wrt]
         for leaf, shape in zip(leaves, shapes, strict=False):
             if not (
                 isinstance(leaf, np.ndarray)
                 and leaf.dtype == np.float64
-                and leaf.flags.c_contiguous
-                and leaf.flags.writeable
+                and leaf.flags.carray
                 and leaf.shape == shape
             ):
                 raise ValueError(
@@ -361,6 +385,8 @@ class ValueAndGrad(Compiled):
             raise ValueError(
                 f"`{self.function.name}`: out has {len(leaves)} arrays, the gradient {len(shapes)}"
             )
+        if any(np.may_share_memory(a, b) for a, b in itertools.combinations(leaves, 2)):
+            raise ValueError(f"`{self.function.name}`: the arrays of out share memory")
         return leaves
 
     def _answer(self, value: Any, gradient: Any) -> Any:
@@ -382,8 +408,13 @@ class ValueAndGrad(Compiled):
         return (*super().settings_key(), self.has_aux)
 
     def check_path(self, path: Path) -> None:
-        leaves = path.recording.leaves
+        leaves, structure = path.recording.leaves, path.recording.structure
         first = leaves[0] if leaves else None
+        if self.has_aux and not (structure.num_children == 2 and structure.child(0).is_leaf()):
+            raise TraceError(
+                f"grad of `{self.function.name}` with has_aux=True needs a pair (scalar result, "
+                "extra results)"
+            )
         if not self.has_aux and len(leaves) != 1:
             raise TraceError(
                 f"grad of `{self.function.name}` needs one scalar result; it returns "
@@ -428,6 +459,14 @@ class ValueAndGrad(Compiled):
         return self._answer(result, self._gradient_tree(args, gradients))
 
 
+def _apart(array: np.ndarray, values: Sequence[Any]) -> Any:
+    """Where the sweep may write a gradient: ``array``, unless an argument lies there too."""
+    if array.ndim == 0:
+        return None
+    shared = any(type(v) is np.ndarray and np.may_share_memory(array, v) for v in values)
+    return _new(array.shape) if shared else array
+
+
 def bind_in_place(workspace: Workspace, slots: Sequence[Slot], arrays: Sequence[Any]) -> None:
     """Point the spaces of results that sweeps write themselves at their arrays."""
     for slot, array in zip(slots, arrays, strict=False):
@@ -439,7 +478,7 @@ def gradient_tree(args: tuple, argnums: int | Sequence[int], gradients: Sequence
     """Gradient leaves in the structure of the arguments ``argnums``."""
     remaining = list(gradients)
     by_argument = {}
-    for n in sorted(n % len(args) for n in _tuple(argnums)):
+    for n in sorted({n % len(args) for n in _tuple(argnums)}):
         leaves, structure = pytrees.flatten(args[n])
         by_argument[n] = pytrees.unflatten(structure, remaining[: len(leaves)])
         del remaining[: len(leaves)]
@@ -546,7 +585,7 @@ class _Vjp(Compiled):
     mode = "gradient"
 
     def wrt_leaves(self, args: tuple, kwargs: dict, leaves: list) -> list[int]:
-        return list(range(len(leaves)))
+        return moving_leaves(leaves)
 
     def pull(self, args: tuple, kwargs: dict) -> tuple[Any, Pullback]:
         """The value, and the closure that owns the residuals."""
@@ -562,41 +601,44 @@ class _Vjp(Compiled):
             typed(r, leaf.dtype)
             for r, leaf in zip(_results(workspace, arrays), path.tape.outputs, strict=True)
         ]
-        return collect(path, results), Pullback(self, variant, path, workspace, args)
+        return collect(path, results), Pullback(self, path, workspace, args)
 
 
 class Pullback:
     """``cotangents = pullback(cotangent)``: the reverse sweep of one evaluation.
 
     Owns its workspace while it lives, so that later calls of the function don't disturb it.
+    Static arguments have the cotangent ``None``.
     """
 
-    def __init__(
-        self, owner: _Vjp, variant: Variant, path: Path, workspace: Workspace, args: tuple
-    ) -> None:
-        self._owner = owner
-        self._variant = variant
+    def __init__(self, owner: _Vjp, path: Path, workspace: Workspace, args: tuple) -> None:
+        self._name = owner.function.name
         self._path = path
         self._workspace = workspace
-        self._args = args
+        _, self._structure, self._static = owner.function.split(args, {})
         self._used = False
+        self._lock = threading.Lock()
         workspace.prepare(workspace.program.code.gradients, "pullback")
 
     def __call__(self, cotangent: Any) -> tuple:
         """Cotangents of the arguments, one for each."""
+        seeds = self._seeds(cotangent)
         workspace, code = self._workspace, self._workspace.program.code
-        if self._used and code.rewrites:
-            # The last reverse sweep undid the in-place writes.
-            workspace.run(entry.RUN_FORWARD)
-        for slot, seed in zip(code.seeds, self._seeds(cotangent), strict=True):
-            n = math.prod(slot.shape)
-            workspace.values[slot.offset : slot.offset + n] = np.ravel(seed)
         arrays = _allocate(code.gradients)
-        bind_in_place(workspace, code.gradients, arrays)
-        self._used = True
-        _deliver(workspace, arrays, RUN_REVERSE)
-        gradients = _results(workspace, arrays)
-        return gradient_tree(self._args, range(len(self._args)), gradients)
+        with self._lock:
+            if self._used and code.rewrites:
+                # The last reverse sweep undid the in-place writes.
+                workspace.run(entry.RUN_FORWARD)
+            for slot, seed in zip(code.seeds, seeds, strict=True):
+                n = math.prod(slot.shape)
+                workspace.values[slot.offset : slot.offset + n] = np.ravel(seed)
+            bind_in_place(workspace, code.gradients, arrays)
+            self._used = True
+            _deliver(workspace, arrays, RUN_REVERSE)
+            gradients = _results(workspace, arrays)
+        moving = iter(gradients)
+        leaves = [None if still else next(moving) for still in self._static]
+        return pytrees.unflatten(self._structure, leaves)[0]
 
     def _seeds(self, cotangent: Any) -> list[np.ndarray]:
         """The cotangent's leaves for the tape's outputs, checked."""
@@ -604,7 +646,7 @@ class Pullback:
         leaves, _ = pytrees.flatten(cotangent)
         numeric = [entry_ for entry_ in recording.leaves if not isinstance(entry_, Constant)]
         outputs = self._path.tape.outputs
-        name = self._owner.function.name
+        name = self._name
         if len(leaves) != len(numeric):
             raise ValueError(
                 f"pullback of `{name}`: the cotangent has {len(leaves)} arrays, the result "
@@ -616,7 +658,7 @@ class Pullback:
                     f"pullback of `{name}`: a cotangent has shape {np.shape(leaf)}, the result "
                     f"has shape {outputs[at].view.shape}"
                 )
-        return [np.asarray(leaf, np.float64) for leaf in leaves]
+        return [normalise(leaf, f"pullback of {name}", True) for leaf in leaves]
 
     def __del__(self) -> None:
         workspace = getattr(self, "_workspace", None)
@@ -673,19 +715,40 @@ def vjp(f: Callable[..., Any], *primals: Any, has_aux: bool = False) -> tuple:
     return value, pullback, jit(f)(*primals)[1]
 
 
-def _vjp_inline(f: Callable[..., Any], primals: tuple, has_aux: bool) -> tuple:
+def _stretch(f: Callable[..., Any], primals: tuple) -> tuple[Stretch, Any, list[int]]:
+    """``f(*primals)`` recorded in the function that is under way, its structure, what moves."""
     leaves, structure = pytrees.flatten(primals)
-    stretch = Stretch(
-        active(), lambda *inputs: f(*pytrees.unflatten(structure, list(inputs))), leaves
-    )
+    moving = moving_leaves(leaves)
+
+    def run(*inputs: Any) -> Any:
+        full = list(leaves)
+        for i, value in zip(moving, inputs, strict=True):
+            full[i] = value
+        return f(*pytrees.unflatten(structure, full))
+
+    return Stretch(active(), run, [leaves[i] for i in moving]), structure, moving
+
+
+def _pairs(outputs: list, seeds: list) -> list[tuple[Any, Any]]:
+    """Outputs with their cotangents, checked."""
+    shapes = [[np.shape(value_of(leaf)) for leaf in leaves] for leaves in (outputs, seeds)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"cotangents (tangents) have shapes {shapes[1]}, but {shapes[0]} are needed")
+    return list(zip(outputs, seeds, strict=True))
+
+
+def _vjp_inline(f: Callable[..., Any], primals: tuple, has_aux: bool) -> tuple:
+    stretch, structure, moving = _stretch(f, primals)
     result = stretch.result
     value = result[0] if has_aux else result
     outputs, _ = pytrees.flatten(value)
 
     def pullback(cotangent: Any) -> tuple:
         seeds, _ = pytrees.flatten(cotangent)
-        gradients = pull_back(stretch, list(zip(outputs, seeds, strict=True)))
-        return pytrees.unflatten(structure, gradients)
+        leaves: list[Any] = [None] * structure.num_leaves
+        for i, g in zip(moving, pull_back(stretch, _pairs(outputs, seeds)), strict=True):
+            leaves[i] = g
+        return pytrees.unflatten(structure, leaves)
 
     return (value, pullback, result[1]) if has_aux else (value, pullback)
 
@@ -696,12 +759,12 @@ class _Tangent(Compiled):
     mode = "tangent"
 
     def wrt_leaves(self, args: tuple, kwargs: dict, leaves: list) -> list[int]:
-        return list(range(len(leaves)))
+        return moving_leaves(leaves)
 
     def push(self, primals: tuple, tangents: tuple) -> tuple[Any, Any]:
         """(value, tangent)."""
         variant, values = self.find(primals, {})
-        moving = _matching(self.function.name, values, tangents)
+        moving = _matching(self.function, primals, values, tangents)
         path, workspace = variant.execute(values, moving)
         code = workspace.program.code
         slots = [*code.values, *code.tangents_out]
@@ -717,9 +780,13 @@ class _Tangent(Compiled):
         return collect(path, outputs), collect(path, results[n:])
 
 
-def _matching(name: str, values: list, tangents: tuple) -> list[Any]:
-    """Tangent leaves as float64, of the primals' shapes."""
-    leaves, _ = pytrees.flatten(tangents)
+def _matching(function: Function, primals: tuple, values: list, tangents: tuple) -> list[Any]:
+    """Tangent leaves as float64, of the primals' shapes; those of static arguments are left out."""
+    name = function.name
+    leaves = function.split(tangents, {})[0]
+    _, _, static = function.split(primals, {})
+    if len(leaves) == len(static):
+        leaves = [leaf for leaf, still in zip(leaves, static, strict=True) if not still]
     if len(leaves) != len(values):
         raise ValueError(f"`{name}`: {len(values)} primal arrays, but {len(leaves)} tangents")
     moving = []
@@ -760,14 +827,13 @@ def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
 
 
 def _jvp_inline(f: Callable[..., Any], primals: tuple, tangents: tuple) -> tuple[Any, Any]:
-    leaves, structure = pytrees.flatten(primals)
-    moving, _ = pytrees.flatten(tangents)
-    stretch = Stretch(
-        active(), lambda *inputs: f(*pytrees.unflatten(structure, list(inputs))), leaves
-    )
+    directions, _ = pytrees.flatten(tangents)
+    stretch, structure, moving = _stretch(f, primals)
     try:
+        if len(directions) == structure.num_leaves:
+            directions = [directions[i] for i in moving]
         outputs, out_structure = pytrees.flatten(stretch.result)
-        pushed = push_forward(stretch, moving, outputs)
+        pushed = push_forward(stretch, [d for _, d in _pairs(stretch.inputs, directions)], outputs)
     finally:
         stretch.close()
     return stretch.result, pytrees.unflatten(out_structure, pushed)
@@ -796,8 +862,7 @@ def linearize(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., 
     kept = pytrees.unflatten(
         structure, [np.array(leaf) if isinstance(leaf, np.ndarray) else leaf for leaf in leaves]
     )
-    zeros = pytrees.unflatten(structure, [np.zeros(np.shape(leaf))[()] for leaf in leaves])
-    value, _ = compiled.push(kept, zeros)
+    value, _ = compiled.push(kept, _zeros_like(kept))
     return value, lambda *tangents: compiled.push(kept, tangents)[1]
 
 
@@ -922,7 +987,8 @@ class Jacobian:
 
 def _zeros_like(tree: Any) -> Any:
     leaves, structure = pytrees.flatten(tree)
-    return pytrees.unflatten(structure, [np.zeros(np.shape(leaf))[()] for leaf in leaves])
+    zeros = [leaf if is_static(leaf) else np.zeros(np.shape(leaf))[()] for leaf in leaves]
+    return pytrees.unflatten(structure, zeros)
 
 
 def jacobian(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Jacobian:
@@ -1038,30 +1104,21 @@ def trace(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Tape:
     >>> tape(3.0, 0.0)
     np.float64(0.0)
     """
-    import dataclasses
-
     function = _function(f)
     leaves, structure, static = function.split(args, kwargs)
     values = [
         normalise(leaf, function.name, False)
-        for leaf, is_static in zip(leaves, static, strict=True)
-        if not is_static
+        for leaf, still in zip(leaves, static, strict=True)
+        if not still
     ]
 
     def run(*tracers: Any) -> Any:
         moving = iter(tracers)
-        full = [
-            leaf if is_static else next(moving) for leaf, is_static in zip(leaves, static, strict=True)
-        ]
+        full = [leaf if still else next(moving) for leaf, still in zip(leaves, static, strict=True)]
         call_args, call_kwargs = function.rebuild(structure, full)
         return function.function(*call_args, **call_kwargs)
 
     recording = record_function(run, values, function.name)
-
-    def replay(*new_args: Any, **new_kwargs: Any) -> Any:
-        from .replay import replay_recording
-
-        return replay_recording(recording, function, structure, values, static, new_args, new_kwargs)
-
+    replay = Replay(recording, function, structure, leaves_of(leaves, static), values)
     return dataclasses.replace(recording.tape, call=replay)
 

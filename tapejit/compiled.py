@@ -26,6 +26,8 @@ MAX_PATHS = 64
 #: After this many recordings in a row that no later call used, paths are no longer kept.
 MAX_MISSES = 4 * MAX_PATHS
 
+_BY_BOTH = inspect.Parameter.POSITIONAL_OR_KEYWORD
+_FLOAT64 = np.dtype(np.float64)
 _STATIC = (str, bytes, bool, type(None))
 
 
@@ -53,6 +55,16 @@ class _Static:
         return hash((type(self.value), self.value))
 
 
+def is_static(leaf: Any) -> bool:
+    """Whether a leaf of the arguments is compared by value instead of being traced."""
+    return isinstance(leaf, (_Static, *_STATIC))
+
+
+def moving_leaves(leaves: Sequence[Any]) -> list[int]:
+    """Positions of the leaves that are traced."""
+    return [i for i, leaf in enumerate(leaves) if not is_static(leaf)]
+
+
 def normalise(value: Any, name: str, differentiated: bool) -> Any:
     """A leaf of the arguments as float64, int64 or bool; a clear error for anything else."""
     if type(value) is float or type(value) is np.float64:
@@ -64,6 +76,7 @@ def normalise(value: Any, name: str, differentiated: bool) -> Any:
             raise TraceError(f"`{name}`: {array.dtype} arguments would lose digits; pass float64")
         array = np.ascontiguousarray(array, np.float64) if array.ndim else np.float64(array)
     elif kind in "iu":
+        _check_size(array, name)
         array = np.ascontiguousarray(array, np.int64) if array.ndim else np.int64(array)
     elif kind == "b":
         array = np.ascontiguousarray(array) if array.ndim else np.bool_(array)
@@ -85,6 +98,17 @@ def normalise(value: Any, name: str, differentiated: bool) -> Any:
     return array
 
 
+def _check_size(array: np.ndarray, name: str) -> None:
+    """Raise where integers are too large for the float64 that replay keeps them in."""
+    if array.dtype.itemsize == 8 and array.size:
+        largest = max(int(array.max()), -int(array.min()))
+        if largest > 2**53:
+            raise TraceError(
+                f"`{name}`: an integer argument is as large as {largest}; integers beyond 2**53 "
+                "would lose digits: declare it with static_argnums or static_argnames"
+            )
+
+
 class Function:
     """A Python function seen at flat leaves: which are traced, which are static.
 
@@ -103,15 +127,19 @@ class Function:
         self.name = describe(function)
         self.static_argnums = _as_tuple(static_argnums)
         self.static_argnames = _as_tuple(static_argnames)
-        if self.static_argnames:
-            self.static_argnums += self._positions(self.static_argnames)
+        if self.static_argnums or self.static_argnames:
+            self._complete()
 
-    def _positions(self, names: tuple) -> tuple:
+    def _complete(self) -> None:
+        """Static parameters are static by position and by name."""
         try:
-            parameters = list(inspect.signature(self.function).parameters)
+            parameters = list(inspect.signature(self.function).parameters.values())
         except (TypeError, ValueError):
-            return ()
-        return tuple(parameters.index(name) for name in names if name in parameters)
+            return
+        positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, _BY_BOTH)]
+        named = tuple(positional[n] for n in self.static_argnums if -len(positional) <= n < len(positional))
+        self.static_argnums += tuple(positional.index(n) for n in self.static_argnames if n in positional)
+        self.static_argnames += named
 
     def split(self, args: tuple, kwargs: dict) -> tuple[list, Any, list]:
         """(leaves, structure, which leaves are static)."""
@@ -124,8 +152,7 @@ class Function:
             for key, value in kwargs.items()
         }
         leaves, structure = pytrees.flatten((marked, named))
-        static = [isinstance(leaf, _Static) or isinstance(leaf, _STATIC) for leaf in leaves]
-        return leaves, structure, static
+        return leaves, structure, [is_static(leaf) for leaf in leaves]
 
     def rebuild(self, structure: Any, leaves: list) -> tuple[tuple, dict]:
         """Arguments from leaves."""
@@ -238,7 +265,8 @@ class Variant:
         except BaseException:
             workspace.clear()
             raise
-        self.trie.use(path)
+        with self.lock:
+            self.trie.use(path)
         return path, workspace
 
     def _bound(self, path: Path, values: Sequence[Any], moving: Sequence[Any]) -> Workspace:
@@ -246,7 +274,7 @@ class Variant:
         records = workspace.parameters
         held = []
         for record, value in zip(records, (*values, *moving), strict=True):
-            value = _as_argument(value)
+            value = as_argument(value)
             held.append(value)
             record[OBJECT] = id(value)
         workspace.held = held
@@ -283,8 +311,9 @@ class Variant:
                 workspace = self._change(path, taken, row, workspace, values, moving)
                 self.misses = max(0, self.misses - 1)
                 status = workspace.run(sweep, int(self.program(taken).code.starts[row]))
-            if path.nodes and taken.nodes:
-                self.trie.turned(path, row, observed, taken)
+            with self.lock:
+                if path.nodes and taken.nodes:
+                    self.trie.turned(path, row, observed, taken)
             path = taken
         return path, workspace
 
@@ -315,15 +344,20 @@ def _guard_length(path: Path, row: int) -> int:
     return 3 if path.tape.code[row, 0] == layout.GUARD_EQUAL else 2
 
 
-def _as_argument(value: Any) -> Any:
-    """A float or float64 array for the entry to read."""
+def as_argument(value: Any) -> Any:
+    """A float, or an aligned float64 array with the standard dtype object, for the entry to read."""
     if type(value) is float or type(value) is np.float64:
-        return value
-    if type(value) is np.ndarray and value.dtype == np.float64 and value.flags.c_contiguous:
         return value
     if np.ndim(value) == 0:
         return float(value)
-    return np.ascontiguousarray(value, np.float64)
+    if (
+        type(value) is np.ndarray
+        and value.dtype is _FLOAT64
+        and value.flags.c_contiguous
+        and value.flags.aligned
+    ):
+        return value
+    return np.array(value, _FLOAT64, order="C")
 
 
 def raise_status(status: int, tape: Tape, row: int) -> None:
@@ -402,19 +436,33 @@ class Compiled:
     def check_path(self, path: Path) -> None:
         """Raise where a recorded function cannot be transformed as asked."""
 
-    def compare(self, variant: Variant, values: list, results: list) -> None:
+    def compare(self, variant: Variant, path: Path, values: list, results: list) -> None:
         """``check=True``: the replayed result against the Python function's."""
         with np.errstate(all="ignore"):
-            expected = variant.run_python(values)
-        leaves, _ = pytrees.flatten(expected)
-        leaves = [leaf for leaf in leaves if not isinstance(leaf, str)]
-        for got, want in zip(results, leaves, strict=True):
-            if not np.allclose(got, np.asarray(want, float), rtol=1e-9, atol=1e-12, equal_nan=True):
+            # The function may write into its arguments: give it copies.
+            expected = variant.run_python(
+                [v.copy() if isinstance(v, np.ndarray) else v for v in values]
+            )
+        wanted, structure = pytrees.flatten(expected)
+        given, recorded = pytrees.flatten(collect(path, results))
+        if structure != recorded:
+            wanted, given = [expected], [collect(path, results)]
+        for got, want in zip(given, wanted, strict=True):
+            if not _agree(got, want):
                 raise ReplayMismatchError(
                     f"`{self.function.name}`: the replay gives {got!r}, the Python function "
                     f"{want!r}. It depends on something besides its arguments (a captured array "
                     "that changed, a global, random numbers): pass that as an argument."
                 )
+
+
+def _agree(got: Any, want: Any) -> bool:
+    """Whether a replayed leaf is what the Python function returns."""
+    try:
+        a, b = np.asarray(got, np.float64), np.asarray(want, np.float64)
+    except (TypeError, ValueError):
+        return bool(got is want or got == want)
+    return a.shape == b.shape and np.allclose(a, b, rtol=1e-9, atol=1e-12, equal_nan=True)
 
 
 def leaves_of(leaves: list, static: list[bool]) -> list:

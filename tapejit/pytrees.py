@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from typing import Any
 
 import optree
@@ -11,6 +12,7 @@ __all__ = ["flatten", "unflatten"]
 
 _NAMESPACE = "tapejit"
 _registered: set[type] = set()
+_lock = threading.Lock()
 
 
 def flatten(tree: Any) -> tuple[list, Any]:
@@ -34,9 +36,6 @@ def _is_dataclass(leaf: Any) -> bool:
 
 
 def _register(cls: type) -> None:
-    if cls in _registered:
-        return
-    _registered.add(cls)
     names = tuple(field.name for field in dataclasses.fields(cls))
 
     def take_apart(value: Any) -> tuple:
@@ -48,4 +47,7 @@ def _register(cls: type) -> None:
             object.__setattr__(made, name, child)
         return made
 
-    optree.register_pytree_node(cls, take_apart, put_together, namespace=_NAMESPACE)
+    with _lock:
+        if cls not in _registered:
+            optree.register_pytree_node(cls, take_apart, put_together, namespace=_NAMESPACE)
+            _registered.add(cls)

@@ -6,93 +6,118 @@ from typing import Any
 
 import numpy as np
 
-from .compiled import Function, collect, normalise, raise_status, typed
+from .compiled import Function, as_argument, collect, normalise, raise_status, typed
 from .errors import TraceError
 from .interpreters import layout
 from .interpreters.entry import BIND, DELIVER, OBJECT, RUN_FORWARD
 from .paths import Path
-from .program import program_for
+from .program import Program, Workspace, program_for
 from .recording.record import Recording
 
-__all__ = ["replay_recording"]
+__all__ = ["Replay"]
 
 
-def replay_recording(
-    recording: Recording,
-    function: Function,
-    structure: Any,
-    recorded: list,
-    static: list[bool],
-    args: tuple,
-    kwargs: dict,
-) -> Any:
-    """The recorded function's result at new arguments.
+class Replay:
+    """What a traced tape does when it is called.
 
-    Raises
-    ------
-    TraceError
-        Where the arguments' structure or shapes differ from the recorded ones, or a branch would
-        be taken differently: a tape is one path; :func:`~tapejit.jit` keeps as many as it meets.
+    Parameters
+    ----------
+    structure, statics, values
+        Structure of (args, kwargs); by leaf, its static arguments (``None`` where traced); the
+        values of the traced ones.
     """
-    leaves, new_structure, _ = function.split(args, kwargs)
-    if new_structure != structure:
-        raise TraceError(
-            f"tape of `{function.name}`: the arguments' structure {new_structure} differs from the "
-            f"recorded {structure}"
-        )
-    values = [
-        _prepared(leaf, like, function.name)
-        for leaf, like in zip(
-            (leaf for leaf, is_static in zip(leaves, static, strict=True) if not is_static),
-            recorded,
-            strict=True,
-        )
-    ]
-    path = Path(recording)
-    program = program_for(path.tape)
-    workspace = program.checkout()
-    try:
-        for record, value in zip(workspace.parameters, values, strict=True):
-            record[OBJECT] = id(value)
-        code = program.code
-        workspace.deliver_to(code.values, np.zeros(max(len(code.values), 1)))
-        workspace.tag = "replay"
-        arrays = [None if slot.shape == () else np.empty(slot.shape) for slot in code.values]
-        for record, array in zip(workspace.results, arrays, strict=True):
-            if array is not None:
-                record[OBJECT] = id(array)
-        status = workspace.run(BIND | RUN_FORWARD | DELIVER)
-        if status != layout.DONE:
-            _raise(path, workspace, status, function.name)
-        results = [
-            workspace.scalars[k] if array is None else array for k, array in enumerate(arrays)
-        ]
-    finally:
-        workspace.clear()
-        program.give_back(workspace)
-    outputs = path.tape.outputs
-    return collect(path, [typed(r, leaf.dtype) for r, leaf in zip(results, outputs, strict=True)])
+
+    def __init__(
+        self, recording: Recording, function: Function, structure: Any, statics: list, values: list
+    ) -> None:
+        self.path = Path(recording)
+        self.function = function
+        self.structure = structure
+        self.statics = statics
+        self.kinds = [(np.shape(value), np.asarray(value).dtype.kind) for value in values]
+        self.program: Program | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The recorded function's result at new arguments.
+
+        Raises
+        ------
+        TraceError
+            Where the arguments' structure, shapes or static values differ from the recorded ones,
+            or a branch would be taken differently: a tape is one path; :func:`~tapejit.jit` keeps
+            as many as it meets.
+        """
+        values = self._values(args, kwargs)
+        # Programs are interned: settings of the thread choose which one, this keeps it alive.
+        program = self.program = program_for(self.path.tape)
+        workspace = program.checkout()
+        try:
+            for record, value in zip(workspace.parameters, values, strict=True):
+                record[OBJECT] = id(value)
+            slots = program.code.values
+            workspace.prepare(slots, "values")
+            arrays = [None if slot.shape == () else np.empty(slot.shape) for slot in slots]
+            for record, array in zip(workspace.results, arrays, strict=True):
+                if array is not None:
+                    record[OBJECT] = id(array)
+            status = workspace.run(BIND | RUN_FORWARD | DELIVER)
+            if status != layout.DONE:
+                self._raise(workspace, status)
+            results = [
+                workspace.scalars[k] if array is None else array for k, array in enumerate(arrays)
+            ]
+        finally:
+            workspace.clear()
+            program.give_back(workspace)
+        outputs = zip(results, self.path.tape.outputs, strict=True)
+        return collect(self.path, [typed(result, leaf.dtype) for result, leaf in outputs])
+
+    def _values(self, args: tuple, kwargs: dict) -> list[Any]:
+        """The traced leaves of new arguments, which must be like the recorded ones."""
+        name = self.function.name
+        leaves, structure, static = self.function.split(args, kwargs)
+        if structure != self.structure:
+            raise TraceError(
+                f"tape of `{name}`: the arguments' structure {structure} differs from the "
+                f"recorded {self.structure}"
+            )
+        kinds = iter(self.kinds)
+        values = []
+        for leaf, recorded, still in zip(leaves, self.statics, static, strict=True):
+            if still or recorded is not None:
+                if type(leaf) is not type(recorded) or leaf != recorded:
+                    raise TraceError(
+                        f"tape of `{name}`: a static argument is {leaf!r}, it was recorded with "
+                        f"{recorded!r}; trace the function anew, or use jit"
+                    )
+            else:
+                values.append(_prepared(leaf, *next(kinds), name))
+        return values
+
+    def _raise(self, workspace: Workspace, status: int) -> None:
+        word = int(workspace.context[layout.FAILED])
+        row = workspace.program.row_at(word)
+        path = self.path
+        if status == layout.GUARD_FAILED:
+            row = path.guard_at(workspace.program.code.starts, word)
+            file, line = path.tape.line(row)
+            raise TraceError(
+                f"{file}:{line}: at these arguments `{self.function.name}` takes another branch "
+                "than the tape recorded; use tapejit.jit, which records each branch, or np.where"
+            )
+        raise_status(status, path.tape, row)
 
 
-def _prepared(leaf: Any, like: Any, name: str) -> Any:
+def _prepared(leaf: Any, shape: tuple[int, ...], kind: str, name: str) -> Any:
     value = normalise(leaf, name, False)
-    if np.shape(value) != np.shape(like):
+    if np.shape(value) != shape:
         raise TraceError(
             f"tape of `{name}`: an argument has shape {np.shape(value)}, it was recorded with "
-            f"shape {np.shape(like)}; trace the function anew, or use jit, which keeps a tape for "
-            "each shape"
+            f"shape {shape}; trace the function anew, or use jit, which keeps a tape for each shape"
         )
-    return float(value) if np.ndim(value) == 0 else np.ascontiguousarray(value, np.float64)
-
-
-def _raise(path: Path, workspace: Any, status: int, name: str) -> None:
-    word = int(workspace.context[layout.FAILED])
-    row = workspace.program.row_at(word)
-    if status == layout.GUARD_FAILED:
-        row = path.guard_at(workspace.program.code.starts, word)
-        file, line = path.tape.line(row)
+    if kind != "f" and np.asarray(value).dtype.kind != kind:
         raise TraceError(
-            f"{file}:{line}: at these arguments `{name}` takes another branch than the tape "
-            "recorded; use tapejit.jit, which records each branch, or np.where"
+            f"tape of `{name}`: an argument of dtype {np.asarray(value).dtype} was recorded as "
+            f"{'an integer' if kind == 'i' else 'a bool'}; trace the function with floats"
         )
-    raise_status(status, path.tape, row)
+    return as_argument(value)

@@ -39,13 +39,22 @@ class Shortcut:
         Name of that choice (workspaces of other choices are set up anew).
     reverse
         Whether the reverse sweep runs.
+    bare
+        Whether a gradient is returned as it is, not in a tuple.
     """
 
-    def __init__(self, program: Program, slots: Sequence[Slot], tag: str, reverse: bool) -> None:
+    def __init__(
+        self, program: Program, slots: Sequence[Slot], tag: str, reverse: bool, bare: bool = False
+    ) -> None:
         self.program = program
         self.slots = list(slots)
         self.shapes = [None if slot.shape == () else slot.shape for slot in slots]
         self.shape = self.shapes[0]
+        #: One array in, one array and one number out: :attr:`run_one` serves.
+        self.single = (
+            bare and len(slots) == 2 and self.shape is not None and self.shapes[1] is None
+            and len(program.code.parameters) == 1
+        )  # fmt: skip
         self.tag = tag
         self.pool: list[Workspace] = []
         self.n_arguments = len(program.code.parameters)
@@ -58,9 +67,12 @@ class Shortcut:
         workspace.prepare(self.slots, self.tag)
         return workspace
 
-    def call(self, args: tuple, out: Any) -> list[Any] | None:
-        """Results for flat arguments; None where the general way is needed."""
-        if len(args) != self.n_arguments:
+    def call(self, args: tuple, out: Sequence[Any]) -> list[Any] | None:
+        """Results for flat arguments, the first ones into the arrays ``out``.
+
+        None where the general way is needed.
+        """
+        if len(args) != self.n_arguments or (out and not self._takes(out)):
             return None
         try:
             workspace = self.pool.pop()
@@ -69,9 +81,7 @@ class Shortcut:
         arguments = workspace.argument_words
         for k, arg in enumerate(args):
             arguments[k] = id(arg)
-        arrays = [shape if shape is None else _new(shape) for shape in self.shapes]
-        if out is not None:
-            arrays[0] = out
+        arrays = [*out, *[None if s is None else _new(s) for s in self.shapes[len(out) :]]]
         objects = workspace.result_words
         for k, array in enumerate(arrays):
             if array is not None:
@@ -86,6 +96,14 @@ class Shortcut:
         results = [scalars[k] if array is None else array for k, array in enumerate(arrays)]
         self.pool.append(workspace)
         return results
+
+    def _takes(self, out: Sequence[Any]) -> bool:
+        """Whether ``out`` holds an array for each gradient (the entry checks the arrays)."""
+        return (
+            len(out) == len(self.program.code.gradients)
+            and None not in self.shapes[: len(out)]
+            and len({id(array) for array in out}) == len(out)
+        )
 
 
 def usable(program: Program) -> bool:

@@ -126,9 +126,9 @@ class Tape:
     def __len__(self) -> int:
         return len(self.code)
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Replay the tape at new arguments (same structure, shapes and branches)."""
-        return self.call(*args)
+        return self.call(*args, **kwargs)
 
     @functools.cached_property
     def fingerprint(self) -> bytes:

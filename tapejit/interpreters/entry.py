@@ -42,7 +42,8 @@ RUN_FORWARD, RUN_REVERSE, RUN_TANGENT, BIND, DELIVER, PREPARE = 1, 2, 4, 8, 16, 
 FORWARD_KERNEL, REVERSE_KERNEL, TANGENT_KERNEL = 0, 1, 2
 
 # CPython and NumPy object headers, in bytes (checked by `headers_are_known`).
-TYPE, DATA, ND, DIMENSIONS, STRIDES, DESCR = 8, 16, 24, 32, 40, 56
+TYPE, DATA, ND, DIMENSIONS, STRIDES, DESCR, FLAGS = 8, 16, 24, 32, 40, 56, 64
+WRITEABLE = 0x400
 FLOAT_VALUE = 16
 
 
@@ -68,6 +69,8 @@ def headers_are_known() -> bool:
             and i64(dimensions, 2).tolist() == [2, 3]
             and i64(int(i64(at + STRIDES, 1)[0]), 2).tolist() == [24, 8]
             and i64(at + DESCR, 1)[0] == id(np.dtype(np.float64))
+            and i32(at + FLAGS, 1)[0] == sample.flags.num
+            and sample.flags.num & WRITEABLE
             and f64(id(number) + FLOAT_VALUE, 1)[0] == number
             and f64(id(scalar) + FLOAT_VALUE, 1)[0] == scalar
         )
@@ -124,6 +127,19 @@ def bind(c, types):  # noqa: ANN001, ANN201
 
 
 @register_jitable
+def overlaps_argument(c, data, size):  # noqa: ANN001, ANN201
+    """Whether ``size`` doubles at ``data`` share memory with an argument read in place."""
+    records = c[PARAMETERS]
+    for k in range(c[N_PARAMETERS]):
+        record = i64(records + 8 * RECORD_WORDS * k, RECORD_WORDS)
+        if record[MODE] == IN_PLACE:
+            start = c[record[SPACE]]
+            if start < data + 8 * size and data < start + 8 * record[SIZE]:
+                return True
+    return False
+
+
+@register_jitable
 def prepare_results(c, types):  # noqa: ANN001, ANN201
     """Check the result arrays; point spaces at those that sweeps write themselves."""
     records = c[RESULTS]
@@ -132,9 +148,11 @@ def prepare_results(c, types):  # noqa: ANN001, ANN201
         if record[MODE] == SCALAR_OUT:
             continue
         data = array_data(record, types, record[OBJECT])
-        if data == 0:
+        if data == 0 or not i32(record[OBJECT] + FLAGS, 1)[0] & WRITEABLE:
             return ARGUMENT_CHANGED
         if record[MODE] == IN_PLACE_OUT:
+            if overlaps_argument(c, data, record[SIZE]):
+                return ARGUMENT_CHANGED
             c[record[SPACE]] = data
     return DONE
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from .picking import take
 from .products import matmul
-from .reductions import mean, searchsorted
+from .reductions import mean, searchsorted, sum
 from .shapes import (
     astype,
     broadcast_to,

@@ -11,6 +11,7 @@ from ..errors import TracedShapeError
 from ..ops.table import OPS
 from .pointwise import where
 from .recorder import where_am_i
+from .reductions import any
 from .shapes import (
     as_tracer,
     broadcast_to,

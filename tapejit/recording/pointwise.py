@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import TracedShapeError
 from ..ops.table import OPS
 from .recorder import where_am_i
-from .reductions import cumsum, diff
+from .reductions import all, cumsum, diff
 from .shapes import (
     astype,
     broadcast_to,

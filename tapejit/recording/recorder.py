@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import gc
 import itertools
 import sys
 import threading
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import TraceError, TracerLeakError
+from ..interpreters.layout import CALL
 from ..tape import ARRAY, SCALAR, Buffer, Call, Leaf, Tape, View, line_of, row_major, size_of
 
 __all__ = ["Recorder", "activate", "active", "user_frame"]
@@ -56,6 +58,7 @@ _active = threading.local()
 #: Recordings under way in all threads: a cheap first look for calls that are not recorded.
 _n_recording = 0
 _count_lock = threading.Lock()
+_collects = True
 
 
 def active() -> Recorder | None:
@@ -72,17 +75,30 @@ def in_recording() -> bool:
 @contextlib.contextmanager
 def activate(rec: Recorder) -> Iterator[None]:
     """Make ``rec`` this thread's innermost recording."""
-    global _n_recording
     stack = _active.__dict__.setdefault("stack", [])
-    with _count_lock:
-        _n_recording += 1
+    _count(1)
     stack.append(rec)
     try:
         yield
     finally:
         stack.pop()
-        with _count_lock:
-            _n_recording -= 1
+        _count(-1)
+
+
+def _count(change: int) -> None:
+    """Count recordings; the cyclic garbage collector pauses while any is under way.
+
+    A recording makes many small objects that all live on: collections would visit them again and
+    again, and find nothing.
+    """
+    global _n_recording, _collects
+    with _count_lock:
+        if _n_recording == 0:
+            _collects = gc.isenabled()
+            gc.disable()
+        _n_recording += change
+        if _n_recording == 0 and _collects:
+            gc.enable()
 
 
 class Recorder:
@@ -108,7 +124,8 @@ class Recorder:
         self.constants: dict[Any, int] = {}
         self.constant_values: list[float] = []
         self.array_constants: list[np.ndarray] = []
-        self._array_numbers: dict[int, list[tuple[np.ndarray, int]]] = {}
+        self._array_numbers: dict[tuple, list[tuple[np.ndarray, int]]] = {}
+        self._kept: list[np.ndarray] = []
         self.inputs: list[Leaf] = []
         self.n_guards = 0
         self.on_guard: Callable[[], None] | None = None
@@ -136,9 +153,10 @@ class Recorder:
 
     def call(self, op: str, operands: tuple, result: View, params: tuple = ()) -> None:
         """Append an array instruction."""
-        from ..interpreters.layout import CALL
-
-        self.emit(CALL, len(self.calls))
+        self.code.extend((CALL, len(self.calls), 0, 0, 0))
+        frame = user_frame(2)
+        self.codes.append(frame.f_code)
+        self.offsets.append(frame.f_lasti)
         self.calls.append(Call(op, tuple(operands), result, params))
 
     def scalar(self) -> int:
@@ -177,9 +195,12 @@ class Recorder:
 
     def array_constant(self, array: np.ndarray) -> View:
         """A captured array, copied; the same array captured again is found again."""
-        known = self._array_numbers.setdefault(id(array), [])
+        # Views of one array are new objects each time: memory and layout tell what they show.
+        address = array.__array_interface__["data"][0]
+        key = (address, array.shape, array.strides, array.dtype)
+        known = self._array_numbers.setdefault(key, [])
         for copy, number in known:
-            if copy.shape == array.shape and _same_bits(copy, array):
+            if _same_bits(copy, array):
                 return View(number, 0, copy.shape, row_major(copy.shape))
         copy = np.array(array, np.float64, order="C")
         copy.flags.writeable = False
@@ -187,8 +208,7 @@ class Recorder:
         self.buffers.append(Buffer(-1, copy.size, constant=len(self.array_constants)))
         self.array_constants.append(copy)
         known.append((copy, number))
-        # The id is only good while the array lives: keep it until the recording ends.
-        self._array_numbers.setdefault(-1, []).append((array, -1))
+        self._kept.append(array)  # its memory stays its own until the recording ends
         return View(number, 0, copy.shape, row_major(copy.shape))
 
     def place_of(self, element: int) -> View:

@@ -7,6 +7,7 @@ reshape and transpose, and decides where a copy is due.
 
 from __future__ import annotations
 
+import functools
 import operator
 import sys
 import threading
@@ -28,6 +29,14 @@ _get_ident = threading.get_ident
 _getframe = sys._getframe
 
 
+@functools.cache
+def _protocol() -> Any:
+    """The module of NumPy's protocols, which builds on this one."""
+    from . import protocol
+
+    return protocol
+
+
 class Tracer:
     """A traced value."""
 
@@ -36,14 +45,10 @@ class Tracer:
     __hash__ = None  # type: ignore[assignment]
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        from .protocol import array_ufunc
-
-        return array_ufunc(ufunc, method, inputs, kwargs)
+        return _protocol().array_ufunc(ufunc, method, inputs, kwargs)
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        from .protocol import array_function
-
-        return array_function(func, args, kwargs)
+        return _protocol().array_function(func, args, kwargs)
 
     def __rule__(self, name: str, args: tuple) -> Any:
         if name == "condition":  # a comparison is its own truth value
@@ -90,9 +95,7 @@ class Tracer:
         return [part.tolist() for part in self] if self.ndim else self
 
     def __getattr__(self, name: str) -> Any:
-        from .protocol import method
-
-        return method(self, name)
+        return _protocol().method(self, name)
 
     @property
     def dtype(self) -> np.dtype:
@@ -193,25 +196,34 @@ class Cell:
     write.  ``storage`` is a C-contiguous array with the current values.
     """
 
-    __slots__ = ("address", "buffer", "is_argument", "nbytes", "storage")
+    __slots__ = ("buffer", "is_argument", "storage")
 
     def __init__(self, buffer: int, storage: np.ndarray, is_argument: bool = False) -> None:
         self.buffer = buffer
         self.storage = storage
         self.is_argument = is_argument
-        self.address = storage.__array_interface__["data"][0]
-        self.nbytes = storage.nbytes
+
+    @property
+    def address(self) -> int:
+        """Where the storage lies in memory."""
+        return self.storage.__array_interface__["data"][0]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the storage."""
+        return self.storage.nbytes
 
 
 class ArrayTracer(Tracer):
     """A traced array of one or more dimensions."""
 
-    __slots__ = ("cell",)
+    __slots__ = ("_place", "cell")
 
     def __init__(self, rec: Recorder, value: np.ndarray, cell: Cell) -> None:
         self.rec = rec
         self.value = value
         self.cell = cell
+        self._place: View | None = None
 
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
         raise TraceError(
@@ -254,11 +266,20 @@ class ArrayTracer(Tracer):
     @property
     def view(self) -> View:
         """Its place on the tape."""
-        cell, value = self.cell, self.value
-        size = value.itemsize
-        offset = (value.__array_interface__["data"][0] - cell.address) // size if value.size else 0
-        strides = tuple([s // size for s in value.strides])
-        return View(cell.buffer, offset, value.shape, strides)
+        cell, place = self.cell, self._place
+        if place is not None and place.buffer == cell.buffer:
+            return place
+        value = self.value
+        if value is cell.storage:
+            place = View(cell.buffer, 0, value.shape, row_major(value.shape))
+        else:
+            size = value.itemsize
+            address = value.__array_interface__["data"][0]
+            offset = (address - cell.address) // size if value.size else 0
+            strides = tuple([s // size for s in value.strides])
+            place = View(cell.buffer, offset, value.shape, strides)
+        self._place = place
+        return place
 
     def copy(self, order: str = "C") -> ArrayTracer:
         """A new array with the same values."""
@@ -426,7 +447,11 @@ def _recorder_of(value: Any) -> Recorder | None:
 
 def recorder_of(*values: Any) -> Recorder:
     """The innermost recording among the tracers in ``values``, checked to be usable here."""
-    rec = _recorder_of(values)
+    rec = None
+    for value in values:
+        found = value.rec if isinstance(value, Tracer) else _recorder_of(value)
+        if found is not None and (rec is None or found.level > rec.level):
+            rec = found
     assert rec is not None, "no traced value"
     rec.check_use()
     return rec
@@ -498,16 +523,17 @@ def guard(tracer: ScalarTracer, outcome: bool) -> None:
 def apply(op: Elementwise, *args: Any) -> Any:
     """Record an elementwise operation on tracers and constants, with NumPy's broadcasting."""
     rec = recorder_of(*args)
-    operands = [lift(rec, arg) for arg in args]
-    values = [value_of(operand) for operand in operands]
-    with np.errstate(all="ignore"):
-        value = op.reference(*values)
-    if not any(isinstance(operand, Tracer) for operand in operands):
-        return value
-    if getattr(value, "ndim", 0) == 0:
+    operands = [
+        arg if isinstance(arg, Tracer) and arg.rec is rec else lift(rec, arg) for arg in args
+    ]
+    value = op.reference(*[x.value if isinstance(x, Tracer) else x for x in operands])
+    if type(value) is not np.ndarray or value.ndim == 0:
         return _apply_scalar(rec, op, operands, value)
-    value = value if value.flags.c_contiguous else np.ascontiguousarray(value)
-    views = [broadcast(view_of(rec, operand), value.shape) for operand in operands]
+    shape = value.shape
+    views = []
+    for operand in operands:
+        view = operand.view if isinstance(operand, Tracer) else view_of(rec, operand)
+        views.append(view if view.shape == shape else broadcast(view, shape))
     result = new_array(rec, value)
     rec.call(op.name, tuple(views), result.view)
     return result

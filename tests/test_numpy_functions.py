@@ -1,0 +1,355 @@
+"""NumPy's functions on traced values: recorded values, replay elsewhere, derivatives."""
+
+import numpy as np
+import pytest
+from scipy import special
+
+import tapejit as tj
+import tapejit.numpy as tnp
+import tapejit.scipy.special as tsp
+from tapejit.recording.record import record_function
+
+RNG = np.random.default_rng(7)
+V = RNG.uniform(0.2, 2.0, 6)
+U = RNG.uniform(0.2, 2.0, 4)
+M = RNG.uniform(0.2, 2.0, (3, 4))
+N = RNG.uniform(0.2, 2.0, (4, 5))
+C = RNG.uniform(0.2, 2.0, (2, 3, 4))
+S = RNG.uniform(0.2, 2.0, (3, 3)) + 3 * np.eye(3)
+S4 = RNG.uniform(0.2, 2.0, (4, 4)) + 3 * np.eye(4)
+B = RNG.uniform(0.2, 2.0, (2, 3, 3)) + 3 * np.eye(3)
+X = np.float64(0.7)
+
+
+def moved(args):
+    """The same structure at another point: the order of the elements changes."""
+    rng = np.random.default_rng(11)
+    return [np.asarray(a + 0.3 * rng.uniform(-0.6, 1.0, np.shape(a)))[()] for a in args]
+
+
+def flatten(tree):
+    return [leaf for part in tree for leaf in flatten(part)] if isinstance(tree, (tuple, list)) else [tree]
+
+
+def recorded(function, args):
+    """What the recording itself computes, with NumPy's shapes and dtypes."""
+    seen = []
+
+    def keep(*tracers):
+        result = function(*tracers)
+        seen.append([getattr(leaf, "value", leaf) for leaf in flatten(result)])
+        return result
+
+    record_function(keep, args, "f")
+    return seen[0]
+
+
+REDUCTIONS = {
+    "sum": (lambda x: np.sum(x), M),
+    "sum_axis": (lambda x: np.sum(x, axis=0), M),
+    "sum_method": (lambda x: x.sum(1, keepdims=True), M),
+    "sum_axes": (lambda x: np.sum(x, axis=(0, -1), keepdims=True), C),
+    "sum_all_keep": (lambda x: np.sum(x, keepdims=True), C),
+    "sum_none": (lambda x: np.sum(x, axis=()), C),
+    "sum_where": (lambda x: np.sum(x, axis=1, where=x > 1, initial=2.0), M),
+    "sum_bool": (lambda x: np.sum(x > 1, axis=0), M),
+    "sum_view": (lambda x: np.sum(x.T[1:, ::-1], axis=1), M),
+    "sum_scalar": (lambda x: np.sum(x[0]), V),
+    "mean": (lambda x: np.mean(x), M),
+    "mean_axis": (lambda x: x.mean(axis=1), M),
+    "mean_where": (lambda x: np.mean(x, axis=0, where=x > 0.1), M),
+    "mean_bool": (lambda x: np.mean(x > 1), M),
+    "prod": (lambda x: np.prod(x, axis=1), M),
+    "prod_all": (lambda x: np.prod(x, where=x > 1.0), M),
+    "max": (lambda x: np.max(x), M),
+    "max_axis": (lambda x: x.max(axis=0, keepdims=True), M),
+    "max_axes": (lambda x: np.max(x, axis=(0, 2)), C),
+    "max_initial": (lambda x: np.max(x, axis=0, initial=1.0, where=x > 0.5), M),
+    "amin": (lambda x: np.amin(x, axis=1), C),
+    "var": (lambda x: np.var(x, axis=1, ddof=1), M),
+    "var_where": (lambda x: np.var(x, where=x > 0.1), M),
+    "std": (lambda x: x.std(keepdims=True), M),
+    "any": (lambda x: np.any(x > 1.9, axis=0), M),
+    "all": (lambda x: (x > 0.1).all(), M),
+    "argmax": (lambda x: np.argmax(x), M),
+    "argmin": (lambda x: x.argmin(axis=0), M),
+    "argmax_keep": (lambda x: np.argmax(x, axis=1, keepdims=True), M),
+    "ptp": (lambda x: np.ptp(x, axis=0), M),
+    "average": (lambda x: np.average(x, axis=0, weights=x[:, 0]), M),
+    "average_returned": (lambda x: np.average(x, weights=x, returned=True), M),
+    "median": (lambda x: np.median(x), V),
+    "median_axis": (lambda x: np.median(x, axis=1, keepdims=True), C),
+    "quantile": (lambda x: np.quantile(x, [0.1, 0.5, 0.9], axis=1), M),
+    "percentile": (lambda x: np.percentile(x, 30), M),
+    "count_nonzero": (lambda x: np.count_nonzero(x > 1, axis=0), M),
+    "nansum": (lambda x: np.nansum(np.where(x > 1, np.nan, x), axis=0), M),
+    "nanmean": (lambda x: np.nanmean(np.where(x > 1, np.nan, x)), M),
+    "nanmax": (lambda x: np.nanmax(np.where(x > 1, np.nan, x)), M),
+    "nanmin": (lambda x: np.nanmin(np.where(x > 1, np.nan, x)), M),
+    "nanvar": (lambda x: np.nanvar(np.where(x > 1, np.nan, x)), M),
+    "nanstd": (lambda x: np.nanstd(np.where(x > 1, np.nan, x)), M),
+    "nanprod": (lambda x: np.nanprod(np.where(x > 1, np.nan, x)), M),
+    "cumsum": (lambda x: np.cumsum(x), M),
+    "cumsum_axis": (lambda x: x.cumsum(axis=0), M),
+    "cumprod": (lambda x: np.cumprod(x, axis=1), M),
+    "nancumsum": (lambda x: np.nancumsum(np.where(x > 1, np.nan, x)), V),
+    "cumulative_sum": (lambda x: np.cumulative_sum(x, axis=0, include_initial=True), M),
+    "sort": (lambda x: np.sort(x, axis=0), M),
+    "sort_flat": (lambda x: np.sort(x, axis=None), M),
+    "argsort": (lambda x: np.argsort(x, axis=1), M),
+    "searchsorted": (lambda x: np.searchsorted(np.array([0.5, 1.0, 1.5]), x), M),
+    "digitize": (lambda x: np.digitize(x, np.array([0.5, 1.0, 1.5])), M),
+    "bincount": (lambda x: np.bincount(np.array([0, 1, 1, 3, 0, 1]), weights=x), V),
+    "diff": (lambda x: np.diff(x, n=2, axis=1), M),
+    "diff_ends": (lambda x: np.diff(x, prepend=0.0, append=x[:, :1]), M),
+    "ediff1d": (lambda x: np.ediff1d(x, to_begin=x[:2]), V),
+    "trapezoid": (lambda x: np.trapezoid(x, dx=0.1), M),
+    "trapezoid_x": (lambda x: np.trapezoid(x, x=np.arange(4.0) ** 2), M),
+    "take_along_axis": (lambda x: np.take_along_axis(x, np.argsort(x, axis=1), axis=1), M),
+    "logaddexp_reduce": (lambda x: np.logaddexp.reduce(x, axis=0), M),
+    "maximum_accumulate": (lambda x: np.maximum.accumulate(x, axis=1), M),
+    "add_reduce": (lambda x: np.add.reduce(x), M),
+}
+SHAPES = {
+    "reshape": (lambda x: np.reshape(x, (4, -1)), M),
+    "reshape_method": (lambda x: x.T.reshape(2, 6), M),
+    "reshape_fortran": (lambda x: np.reshape(x, (2, 6), order="F"), M),
+    "reshape_scalar": (lambda x: np.sum(x).reshape(1, 1), M),
+    "ravel": (lambda x: x[:, 1:].ravel(), M),
+    "flatten": (lambda x: x.flatten(), M),
+    "transpose": (lambda x: x.transpose(2, 0, 1) * 2, C),
+    "T": (lambda x: x.T * 2, C),
+    "moveaxis": (lambda x: np.moveaxis(x, 0, -1) * 2, C),
+    "swapaxes": (lambda x: x.swapaxes(0, 1) * 2, C),
+    "rollaxis": (lambda x: np.rollaxis(x, 2) * 2, C),
+    "expand_dims": (lambda x: np.expand_dims(x, (0, 2)), M),
+    "expand_scalar": (lambda x: np.expand_dims(x[0], 0), V),
+    "squeeze": (lambda x: np.squeeze(x[:, :1] * 2), M),
+    "squeeze_scalar": (lambda x: np.squeeze(x[:1] * 2), V),
+    "broadcast_to": (lambda x: np.broadcast_to(x, (2, 6)) * 2, V),
+    "broadcast_arrays": (lambda x: np.broadcast_arrays(x, x[:, :1]), M),
+    "atleast": (lambda x: (np.atleast_1d(x[0]), np.atleast_2d(x), np.atleast_3d(x)), V),
+    "flip": (lambda x: np.flip(x) * 2, M),
+    "flip_axis": (lambda x: np.flip(x, 1), M),
+    "fliplr": (lambda x: np.fliplr(x), M),
+    "flipud": (lambda x: np.flipud(x), M),
+    "rot90": (lambda x: np.rot90(x), M),
+    "roll": (lambda x: np.roll(x, 2), M),
+    "roll_axes": (lambda x: np.roll(x, (1, -1), axis=(0, 1)), M),
+    "tile": (lambda x: np.tile(x, (2, 1, 2)), M),
+    "tile_scalar": (lambda x: np.tile(x[0], 3), V),
+    "repeat": (lambda x: np.repeat(x, 2, axis=1), M),
+    "repeat_flat": (lambda x: x.repeat(3), M),
+    "repeat_counts": (lambda x: np.repeat(x, [1, 0, 2], axis=0), M),
+    "resize": (lambda x: np.resize(x, (3, 5)), V),
+    "pad": (lambda x: np.pad(x, ((1, 0), (2, 1)), constant_values=3.0), M),
+    "pad_edge": (lambda x: np.pad(x, 2, mode="edge"), M),
+    "pad_reflect": (lambda x: np.pad(x, 2, mode="reflect"), M),
+    "pad_wrap": (lambda x: np.pad(x, (1, 2), mode="wrap"), V),
+    "concatenate": (lambda x: np.concatenate([x, np.ones((1, 4)), x[1:]]), M),
+    "concatenate_axis": (lambda x: np.concatenate([x, x[:, :2]], axis=-1), M),
+    "concatenate_flat": (lambda x: np.concatenate([x, x[0]], axis=None), M),
+    "stack": (lambda x: np.stack([x[0], x[1], np.zeros(4)], axis=1), M),
+    "stack_scalars": (lambda x: np.stack([x[0], x[1] * 2, np.float64(3.0)]), V),
+    "vstack": (lambda x: np.vstack([x, x[0]]), M),
+    "hstack": (lambda x: np.hstack([x, x]), M),
+    "hstack_rows": (lambda x: np.hstack([x, x[:2]]), V),
+    "dstack": (lambda x: np.dstack([x, x]), M),
+    "column_stack": (lambda x: np.column_stack([x, x * 2]), V),
+    "block": (lambda x: np.block([[x, x * 2], [x * 3, np.ones((3, 4))]]), M),
+    "append": (lambda x: np.append(x, 2.0), V),
+    "insert": (lambda x: np.insert(x, 1, x[0]), V),
+    "insert_row": (lambda x: np.insert(x, 1, x[0], axis=0), M),
+    "delete": (lambda x: np.delete(x, [0, 2], axis=1), M),
+    "split": (lambda x: np.split(x, 2, axis=1), M),
+    "split_at": (lambda x: np.split(x, [1, 4]), V),
+    "array_split": (lambda x: np.array_split(x, 4), V),
+    "hsplit": (lambda x: np.hsplit(x, 2), M),
+    "vsplit": (lambda x: np.vsplit(x, 3), M),
+    "dsplit": (lambda x: np.dsplit(x, 2), C),
+    "unstack": (lambda x: np.unstack(x, axis=1), M),
+    "diag": (lambda x: np.diag(x, -1), V),
+    "diag_of": (lambda x: np.diag(x, 1) * 2, M),
+    "diagflat": (lambda x: np.diagflat(x), V),
+    "diagonal": (lambda x: x.diagonal() * 2, M),
+    "tril": (lambda x: np.tril(x, 1), M),
+    "triu": (lambda x: np.triu(x), C),
+    "trace": (lambda x: np.trace(x, offset=1), M),
+    "meshgrid": (lambda x: np.meshgrid(x, x[:2]), V),
+    "zeros_like": (lambda x: np.zeros_like(x) + x, M),
+    "ones_like": (lambda x: np.ones_like(x, shape=(2,)) * x[0], V),
+    "full_like": (lambda x: np.full_like(x, x[1]), V),
+    "copy": (lambda x: np.copy(x), M),
+    "apply_along_axis": (lambda x: np.apply_along_axis(lambda r: r / r.sum(), 0, x), M),
+    "sliding_window_view": (
+        lambda x: np.lib.stride_tricks.sliding_window_view(x, 3).sum(axis=1), V,
+    ),
+}  # fmt: skip
+POINTWISE = {
+    "where": (lambda x: np.where(x > 1, x, -x), M),
+    "select": (lambda x: np.select([x > 1.5, x > 1], [x, x**2], 0.5), M),
+    "piecewise": (lambda x: np.piecewise(x, [x > 1], [np.sin, np.cos]), M),
+    "choose": (lambda x: np.choose(np.argsort(x) % 2, [x, x * 2]), V),
+    "clip": (lambda x: np.clip(x, 0.5, 1.5), M),
+    "clip_method": (lambda x: x.clip(min=1.0), M),
+    "round": (lambda x: np.round(x, 1), M),
+    "round_method": (lambda x: x.round(), M),
+    "fix": (lambda x: np.fix(x * 3), M),
+    "nan_to_num": (lambda x: np.nan_to_num(np.where(x > 1, np.nan, x)), M),
+    "sinc": (lambda x: np.sinc(x - x[0]), V),
+    "unwrap": (lambda x: np.unwrap(np.cumsum(x * 3)), V),
+    "isclose": (lambda x: np.isclose(x, x[:1]), M),
+    "allclose": (lambda x: np.allclose(x, x + 1e-9), M),
+    "array_equal": (lambda x: np.array_equal(x, x * 1), M),
+    "real": (lambda x: np.real(x) + np.imag(x), M),
+    "power": (lambda x: x**3 + x**-1 + x**0.5 + x**2.5 + 2.0**x + np.power(x, 4), M),
+    "int_power": (lambda x: np.argsort(x) ** 2 + 2 ** np.argsort(x), V),
+    "float_power": (lambda x: np.float_power(x, 2), M),
+    "mod": (lambda x: (x * 3) % 1.0 + np.fmod(x, 0.3), M),
+    "divmod": (lambda x: divmod(x * 3, 0.7), M),
+    "modf": (lambda x: np.modf(x * 3), M),
+    "deg2rad": (lambda x: np.deg2rad(x) + np.degrees(x), M),
+    "ldexp": (lambda x: np.ldexp(x, 3), M),
+    "logic": (lambda x: ((x > 1) & (x < 1.5)) | ~(x > 0.3) ^ np.logical_not(x > 2), M),
+    "minimum": (lambda x: np.minimum(x, 1.0) + np.fmax(x, x[::-1]), M),
+    "multiply_outer": (lambda x: np.multiply.outer(x, x[:2]), V),
+    "ufunc_where": (lambda x: np.log(x, out=np.zeros_like(x), where=x > 1), M),
+    "angle": (lambda x: np.angle(x - 1), M),
+    "heaviside": (lambda x: np.heaviside(x - 1, 0.5), M),
+    "isin": (lambda x: np.isin(np.argsort(x), [1, 2]), V),
+    "astype": (lambda x: (x * 3).astype(int), M),
+    "astype_bool": (lambda x: (x > 1).astype(float) * x, M),
+    "integers": (lambda x: np.argsort(x) // 2 + np.argsort(x) % 3, V),
+    "erf": (lambda x: special.erf(x) + special.xlogy(x, x), M),
+    "object": (lambda x: np.exp(np.array([x[0], x[1]])) * x[:2], V),
+}
+PRODUCTS = {
+    "dot": (lambda x, y: np.dot(x, y), M, N),
+    "dot_vectors": (lambda x, y: x.dot(y), V, V),
+    "dot_stack": (lambda x, y: np.dot(x, y), C, N),
+    "dot_high": (lambda x, y: np.dot(x, y), M, C.reshape(2, 4, 3)),
+    "dot_scalar": (lambda x, y: np.dot(x, y), M, X),
+    "matmul": (lambda x, y: x @ y, M, N),
+    "matmul_constant": (lambda x, y: x @ N + M @ y, M, N),
+    "matmul_vector": (lambda x, y: x @ y, M, U),
+    "matmul_row": (lambda x, y: y @ x, N, U),
+    "matmul_views": (lambda x, y: x.T @ y[:, ::-1].T, M, RNG.uniform(0.2, 2.0, (5, 3))),
+    "matmul_batched": (lambda x, y: x @ y, C, N),
+    "matmul_broadcast": (lambda x, y: np.matmul(x[:, None], y), C, RNG.uniform(size=(3, 4, 2))),
+    "matmul_stack_vector": (lambda x, y: x @ y, C, U),
+    "matmul_vector_stack": (lambda x, y: y @ x.swapaxes(1, 2), C, U),
+    "vdot": (lambda x, y: np.vdot(x, y), M, M),
+    "vecdot": (lambda x, y: np.vecdot(x, y), M, U),
+    "inner": (lambda x, y: np.inner(x, y), M, U),
+    "outer": (lambda x, y: np.outer(x, y), V, U),
+    "tensordot": (lambda x, y: np.tensordot(x, y, axes=([0, 1], [1, 0])), C, C.swapaxes(0, 1)),
+    "tensordot_1": (lambda x, y: np.tensordot(x, y, 1), C, N),
+    "tensordot_0": (lambda x, y: np.tensordot(x, y, 0), V, U),
+    "tensordot_all": (lambda x, y: np.tensordot(x, y, 2), M, M),
+    "kron": (lambda x, y: np.kron(x, y), M, N),
+    "kron_mixed": (lambda x, y: np.kron(x, y), U, M),
+    "cross": (lambda x, y: np.cross(x, y), M.T, M.T[:1]),
+    "einsum_matmul": (lambda x, y: np.einsum("ij,jk->ik", x, y), M, N),
+    "einsum_implicit": (lambda x, y: np.einsum("ij,jk", x, y), M, N),
+    "einsum_batch": (lambda x, y: np.einsum("bij,bkj->bik", x, y), C, C),
+    "einsum_hadamard": (lambda x, y: np.einsum("ij,ij->ij", x, y), M, M),
+    "einsum_outer": (lambda x, y: np.einsum("i,j->ji", x, y), V, U),
+    "einsum_bilinear": (lambda x, y: np.einsum("i,ij,j->", y[:3], x, y), M, U),
+    "einsum_three": (lambda x, y: np.einsum("ij,jk,ik->j", x, y, x @ y), M, N),
+    "einsum_ellipsis": (lambda x, y: np.einsum("...ij,jk->...ik", x, y), C, N),
+    "einsum_sum": (lambda x, y: np.einsum("ij,kl->jl", x, y), M, N),
+    "einsum_batched_outer": (lambda x, y: np.einsum("bij,bk->bijk", x, y), C, M[:2]),
+    "einsum_lists": (lambda x, y: np.einsum(x, [0, 1], y, [1, 2], [2, 0]), M, N),
+    "convolve": (lambda x, y: np.convolve(x, y), V, U),
+    "convolve_same": (lambda x, y: np.convolve(y, x, "same"), V, U),
+    "convolve_valid": (lambda x, y: np.convolve(x, y, "valid"), V, U),
+    "correlate": (lambda x, y: np.correlate(x, y), V, U),
+    "correlate_same": (lambda x, y: np.correlate(y, x, "same"), V, U),
+    "correlate_full": (lambda x, y: np.correlate(y, x, "full"), V, U),
+    "multi_dot": (lambda x, y: np.linalg.multi_dot([x, y, y.T]), M, N),
+    "interp": (lambda x, y: np.interp(x, np.arange(4) * 0.5, y), V, U),
+    "interp_traced": (lambda x, y: np.interp(x, np.sort(y), y, left=0.0), V, U),
+    "polyval": (lambda x, y: np.polyval(y, x), V, U),
+    "take_traced": (lambda x, y: np.take(x, np.argsort(y)), V, U),
+    "linspace": (lambda x, y: tnp.linspace(x[0], y[0], 5), V, U),
+    "hypot": (lambda x, y: np.hypot(x, y[:, None]) + np.arctan2(x, 2.0), U, U),
+}
+CALCULUS = {
+    "gradient": (lambda x: np.gradient(x), V),
+    "gradient_axes": (lambda x: np.gradient(x, 0.1, 0.2), RNG.uniform(size=(4, 5))),
+    "gradient_edges": (lambda x: np.gradient(x, 0.5, axis=1, edge_order=2), M),
+    "gradient_points": (lambda x: np.gradient(x, np.arange(6.0) ** 2, edge_order=2), V),
+    "vander": (lambda x: np.vander(x, 3), V),
+    "cov": (lambda x: np.cov(x), M),
+    "corrcoef": (lambda x: np.corrcoef(x), M),
+    "einsum_trace": (lambda x: np.einsum("ii", x), S),
+    "einsum_diagonal": (lambda x: np.einsum("ii->i", x) * 2, S),
+    "einsum_transpose": (lambda x: np.einsum("ij->ji", x) * 2, M),
+    "matrix_power": (lambda x: np.linalg.matrix_power(x, 5), S),
+    "matrix_power_negative": (lambda x: np.linalg.matrix_power(x, -2), S),
+}
+LINALG = {
+    "solve": (lambda a, b: np.linalg.solve(a, b), S, V[:3]),
+    "solve_matrix": (lambda a, b: np.linalg.solve(a, b), S, M),
+    "solve_batched": (lambda a, b: np.linalg.solve(a, b), B, M),
+    "inv": (lambda a: np.linalg.inv(a), B),
+    "det": (lambda a: np.linalg.det(a), S),
+    "det_batched": (lambda a: np.linalg.det(a), B),
+    "det_2": (lambda a: np.linalg.det(a), S[:2, :2]),
+    "det_4": (lambda a: np.linalg.det(a), S4),
+    "slogdet": (lambda a: tuple(np.linalg.slogdet(-a)), B),
+    "cholesky": (lambda a: np.linalg.cholesky(a @ a.T), S),
+    "cholesky_upper": (lambda a: np.linalg.cholesky(a @ a.T, upper=True), S),
+    "norm": (lambda x: np.linalg.norm(x), M),
+    "norm_vector": (lambda x: np.linalg.norm(x, ord=3), V),
+    "norm_inf": (lambda x: np.linalg.norm(x, ord=np.inf, axis=1), M),
+    "norm_zero": (lambda x: np.linalg.norm(x, ord=0), V),
+    "norm_1": (lambda x: np.linalg.norm(x, 1), M),
+    "norm_minus_inf": (lambda x: np.linalg.norm(x, -np.inf, keepdims=True), M),
+    "norm_fro": (lambda x: np.linalg.norm(x, "fro", axis=(0, 2)), C),
+    "norm_axis": (lambda x: np.linalg.norm(x, axis=0, keepdims=True), M),
+    "vector_norm": (lambda x: np.linalg.vector_norm(x, ord=1), M),
+    "trace": (lambda x: np.linalg.trace(x), B),
+}
+CASES = {**REDUCTIONS, **SHAPES, **POINTWISE, **PRODUCTS, **CALCULUS}
+CASES |= {f"linalg_{name}": case for name, case in LINALG.items()}
+#: Steps and jumps, where differences mean nothing.
+NOT_DIFFERENTIATED = {"nansum", "nanmean", "nanmax", "nanmin", "nanvar", "nanstd", "nanprod", "mod"}
+
+
+@pytest.fixture(params=sorted(CASES))
+def case(request):
+    function, *args = CASES[request.param]
+    return request.param, function, args
+
+
+def test_recorded_value_is_numpys(case):
+    """Values, shapes and dtypes while recording are those of plain NumPy."""
+    _, function, args = case
+    expected = flatten(function(*args))
+    got = recorded(function, args)
+    assert len(got) == len(expected)
+    for a, b in zip(got, expected, strict=True):
+        assert np.shape(a) == np.shape(b)
+        assert np.asarray(a).dtype == np.asarray(b).dtype
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13)
+
+
+def test_replay_elsewhere_is_numpys(case):
+    """The compiled function at another point equals plain NumPy there, types included."""
+    _, function, args = case
+    compiled = tj.jit(function)
+    compiled(*args)
+    there = moved(args)
+    for a, b in zip(flatten(compiled(*there)), flatten(function(*there)), strict=True):
+        assert np.shape(a) == np.shape(b)
+        assert np.asarray(a).dtype == np.asarray(b).dtype
+        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12)
+
+
+def test_derivatives(case):
+    name, function, args = case
+    results = flatten(function(*args))
+    if name in NOT_DIFFERENTIATED or any(np.asarray(r).dtype.kind != "f" for r in results):
+        return
+    tj.testing.check_grads(function, args, order=1, step=1e-4)
