@@ -214,7 +214,10 @@ def jit(
 
 
 def _leaf_positions(args: tuple, argnums: tuple[int, ...], name: str) -> list[int]:
-    """Positions, among the leaves of (args, kwargs), of the arguments ``argnums``."""
+    """Positions, among the leaves of (args, kwargs), of the arguments ``argnums``.
+
+    Without static leaves, unless an argument holds nothing else.
+    """
     positions, at = [], 0
     chosen = set()
     for n in argnums:
@@ -225,10 +228,10 @@ def _leaf_positions(args: tuple, argnums: tuple[int, ...], name: str) -> list[in
             )
         chosen.add(n % len(args))
     for i, arg in enumerate(args):
-        count = len(pytrees.flatten(arg)[0])
+        leaves, _ = pytrees.flatten(arg)
         if i in chosen:
-            positions += range(at, at + count)
-        at += count
+            positions += [at + k for k in moving_leaves(leaves) or range(len(leaves))]
+        at += len(leaves)
     return positions
 
 
@@ -402,7 +405,9 @@ class ValueAndGrad(Compiled):
         return gradient_tree(args, self.argnums, gradients)
 
     def wrt_leaves(self, args: tuple, kwargs: dict, leaves: list) -> list[int]:
-        return _leaf_positions(args, _tuple(self.argnums), self.function.name)
+        return _leaf_positions(
+            self.function.marked(args), _tuple(self.argnums), self.function.name
+        )
 
     def settings_key(self) -> Any:
         return (*super().settings_key(), self.has_aux)
@@ -475,13 +480,13 @@ def bind_in_place(workspace: Workspace, slots: Sequence[Slot], arrays: Sequence[
 
 
 def gradient_tree(args: tuple, argnums: int | Sequence[int], gradients: Sequence[Any]) -> Any:
-    """Gradient leaves in the structure of the arguments ``argnums``."""
-    remaining = list(gradients)
+    """Gradient leaves in the structure of the arguments ``argnums``; ``None`` for static leaves."""
+    remaining = iter(gradients)
     by_argument = {}
     for n in sorted({n % len(args) for n in _tuple(argnums)}):
         leaves, structure = pytrees.flatten(args[n])
-        by_argument[n] = pytrees.unflatten(structure, remaining[: len(leaves)])
-        del remaining[: len(leaves)]
+        parts = [None if is_static(leaf) else next(remaining) for leaf in leaves]
+        by_argument[n] = pytrees.unflatten(structure, parts)
     if isinstance(argnums, int):
         return by_argument[argnums % len(args)]
     return tuple(by_argument[n % len(args)] for n in argnums)

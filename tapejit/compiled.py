@@ -141,17 +141,23 @@ class Function:
         self.static_argnums += tuple(positional.index(n) for n in self.static_argnames if n in positional)
         self.static_argnames += named
 
+    def marked(self, args: tuple) -> tuple:
+        """Positional arguments, the static ones wrapped."""
+        chosen = self.static_argnums
+        if not chosen:
+            return args
+        n = len(args)
+        return tuple(
+            _Static(arg) if i in chosen or i - n in chosen else arg for i, arg in enumerate(args)
+        )
+
     def split(self, args: tuple, kwargs: dict) -> tuple[list, Any, list]:
         """(leaves, structure, which leaves are static)."""
-        marked = tuple(
-            _Static(arg) if i in self.static_argnums or i - len(args) in self.static_argnums else arg
-            for i, arg in enumerate(args)
-        )
         named = {
             key: _Static(value) if key in self.static_argnames else value
             for key, value in kwargs.items()
         }
-        leaves, structure = pytrees.flatten((marked, named))
+        leaves, structure = pytrees.flatten((self.marked(args), named))
         return leaves, structure, [is_static(leaf) for leaf in leaves]
 
     def rebuild(self, structure: Any, leaves: list) -> tuple[tuple, dict]:

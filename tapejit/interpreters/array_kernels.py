@@ -206,21 +206,24 @@ def total_assign(ctx, ins):
 
 
 def chain(ctx, ins):
-    """Run instructions tile by tile.  Words: count, end of the instructions, instructions."""
+    """Run instructions tile by tile.
+
+    Words: count, end of the instructions, direction (1: first tile first, -1: last tile first),
+    instructions.
+    """
     c = i64(ctx, CONTEXT_WORDS)
     p = i32(ins, UNTILED)
     kernels = i64(c[KERNELS], UNTILED)
-    count, stop = np.int64(p[0]), np.int64(p[1])
-    base = np.int64(0)
+    count, stop, direction = np.int64(p[0]), np.int64(p[1]), np.int64(p[2])
+    tiles = (count + TILE - 1) // TILE
     c[TILE_SIZE] = TILE
     status = np.int64(DONE)
-    while base < count:
-        c[TILE_BASE] = base
-        at = np.int64(2)
+    for t in range(tiles):
+        c[TILE_BASE] = TILE * (t if direction > 0 else tiles - 1 - t)
+        at = np.int64(3)
         while at < stop:
             status |= call_kernel(kernels[p[at + 2]], ctx, ins + 4 * at + 12)
             at += p[at + 1]
-        base += TILE
     c[TILE_BASE] = 0
     c[TILE_SIZE] = UNTILED
     return status

@@ -224,6 +224,11 @@ class _Builder:
             return inside and len(call.params[0]) == len(shape)
         if call.op not in OPS or call.result.shape != shape:
             return False
+        # What the chain makes is complete tile by tile only: no other view of it can be read yet.
+        made = {c.result.buffer for c in calls if c.op in OPS}
+        for view in call.operands:
+            if view.buffer in made and view != self._whole(view.buffer, call, view):
+                return False
         # A full sum's scalar is only complete when the chain has ended.
         sums = {c.result.offset for c in calls if c.op == "sum"}
         return not any(v.buffer == SCALAR and v.offset in sums for v in call.operands)

@@ -60,13 +60,15 @@ class _Writer:
         self.held: dict[int, int] = {}  # elided buffer -> register of its value
         self.hoisted: dict[Place, int] = {}  # filled once, before the chain
         self.loaded: list[int] = []
+        self.direction = 0  # in which the tiles must run: 1, -1, or 0 for either
 
     def finish(self) -> None:
         """Close the chain."""
         if self.group.tiled:
             words = self.body.words().tolist()
             if words:
-                self.before.call("chain", (self.group.n, 2 + len(words), *words))
+                head = (self.group.n, 3 + len(words), self.direction or 1)
+                self.before.call("chain", (*head, *words))
 
     def count(self, *places: Place | None) -> int:
         """Elements of an instruction: whole vectors where every place has room for them."""
@@ -259,6 +261,14 @@ def _emit_pull(
 # --- reverse --------------------------------------------------------------------------------------
 
 
+@dataclass
+class _Assigned:
+    """A buffer's first contribution in a chain: its offset, and where its mode word stands."""
+
+    offset: int
+    word: int = -1
+
+
 class _ReverseWriter(_Writer):
     """Adds adjoint registers; ``targets`` decides where cotangents outside of the group go."""
 
@@ -267,6 +277,7 @@ class _ReverseWriter(_Writer):
         self.targets = targets
         self.adjoints: dict[int, int] = {}  # elided buffer -> register of its adjoint
         self.shared: set[int] = set()  # adjoint registers that hold a hoisted value
+        self.pending: dict[int, _Assigned] = {}
 
     def cotangent(self, call: Call) -> tuple[int, int] | None:
         """Operand words of a result's adjoint; None where no cotangent reaches it."""
@@ -299,6 +310,38 @@ class _ReverseWriter(_Writer):
             register = self.adjoints[buffer] = fresh
         return register
 
+    # A chain assigns a cotangent tile by tile, so nothing may add to an element before its tile has
+    # assigned it.  Additions at another offset fix the direction in which the tiles run; where that
+    # doesn't help, the assignment becomes an addition to zeros.
+
+    def tiled_mode(self, view) -> int:  # noqa: ANN001
+        """ASSIGN for the first contribution to a buffer outside of the group, ADD for others."""
+        targets, buffer = self.targets, view.buffer
+        if buffer not in targets.touched_buffers:
+            targets.touched_buffers.add(buffer)
+            size = self.frame.tape.buffers[buffer].size
+            targets.clear(buffer, self.before, 0, view.offset)
+            end = view.offset + self.group.n
+            targets.clear(buffer, self.before, end, size - end)
+            self.pending[buffer] = _Assigned(view.offset)
+            return ASSIGN
+        first = self.pending.get(buffer)
+        if first is not None and first.offset != view.offset:
+            needed = 1 if view.offset < first.offset else -1
+            if self.direction in (0, needed):
+                self.direction = needed
+            else:
+                self.settle(buffer)
+        return ADD
+
+    def settle(self, buffer: int) -> None:
+        """Have whatever adds to a buffer find zeros or a sum, in any order of tiles."""
+        first = self.pending.pop(buffer, None)
+        if first is not None:
+            assert self.body.tail[first.word] == ASSIGN
+            self.body.tail[first.word] = ADD
+            self.targets.clear(buffer, self.before, first.offset, self.group.n)
+
     def target(self, view) -> tuple[tuple[int, int, int], tuple | None]:  # noqa: ANN001
         """Words and mode for an operand's cotangent; and what must follow the instruction."""
         if view.buffer in self.group.elided:
@@ -309,13 +352,17 @@ class _ReverseWriter(_Writer):
             return (SCRATCH, register * TILE, ADD if known else ASSIGN), None
         place = adjoint(self.frame.place(view))
         if place.contiguous and view.buffer != SCALAR and place.size == self.group.n:
-            mode = self.targets.mode(view, self.before)
+            if self.group.tiled:
+                mode = self.tiled_mode(view)
+            else:
+                mode = self.targets.mode(view, self.before)
             return (moving(place.space), place.offset, mode), None
         register = self.registers.take()
         return (SCRATCH, register * TILE, ASSIGN), (register, view, place)
 
     def spill(self, register: int, view, place: Place) -> None:  # noqa: ANN001
         """Add a register to a strided or scalar adjoint."""
+        self.settle(view.buffer)
         self.targets.add_mode(view, self.before)
         if place.uniform:
             words = (self.group.n, place.space, place.offset, SCRATCH, register * TILE)
@@ -393,7 +440,12 @@ def _reverse_step(writer: _ReverseWriter, call: Call) -> None:
             if spill:
                 spills.append(spill)
     count = _reverse_count(writer, call, places, active)
+    start = len(writer.body.tail) + 3
     _emit_pull(writer.body, OPS[call.op], "reverse", count, fields, modes)
+    for name, view in zip(OPERANDS, call.operands, strict=False):
+        first = writer.pending.get(view.buffer)
+        if first is not None and first.word < 0:
+            first.word = start + pull_words(OPS[call.op])["d" + name] + 2
     writer.release()
     for spill in spills:
         writer.spill(*spill)
@@ -431,6 +483,7 @@ def _reverse_sum(writer: _ReverseWriter, call: Call) -> None:
     else:
         stretched = source._replace(shape=shape, strides=(0,) * len(shape))
         target = adjoint(writer.frame.place(view))
+        writer.settle(view.buffer)
         if targets.mode(view, writer.before) == ASSIGN:
             writer.before.copy(target, stretched)
         else:

@@ -66,14 +66,19 @@ class Targets:
             self.touched_buffers.add(view.buffer)
             self._clear(view.buffer, stream)
 
-    def _clear(self, buffer: int, stream: Stream) -> None:
-        size = self.frame.tape.buffers[buffer].size
+    def clear(self, buffer: int, stream: Stream, start: int, count: int) -> None:
+        """Set a stretch of a buffer's adjoint to zero."""
+        if count <= 0:
+            return
         space, offset = self.frame.home[buffer]
-        place = adjoint(whole((size,), offset, space))
+        place = adjoint(whole((count,), offset + start, space))
         if place.space == layout.ADJOINTS:
-            stream.raw((ZERO, place.offset, size))
+            stream.raw((ZERO, place.offset, count))
         else:
-            stream.copy(place, structural.zero(self.frame.arena, (size,)))
+            stream.copy(place, structural.zero(self.frame.arena, (count,)))
+
+    def _clear(self, buffer: int, stream: Stream) -> None:
+        self.clear(buffer, stream, 0, self.frame.tape.buffers[buffer].size)
 
     def consumed(self, view: View) -> None:
         """The cotangent of a scalar result was passed on: clear it."""
