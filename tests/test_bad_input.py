@@ -21,7 +21,7 @@ def here(offset=0):
 
 
 def fails(error, match, f, *args, **kwargs):
-    with pytest.raises(error, match=match) as caught:
+    with pytest.raises(error, match=match or None) as caught:
         f(*args, **kwargs)
     return str(caught.value)
 

@@ -15,6 +15,8 @@ from .layout import (
     CONTEXT_WORDS,
     COUNTERS,
     DONE,
+    FORWARD,
+    FORWARD_STOP,
     INDEX_ERROR,
     KERNELS,
     LINALG_ERROR,
@@ -226,6 +228,18 @@ def chain(ctx, ins):
             at += p[at + 1]
     c[TILE_BASE] = 0
     c[TILE_SIZE] = UNTILED
+    return status
+
+
+def scalar_code(ctx, ins):
+    """Run scalar forward code in the midst of a reverse sweep.  Words: count, code."""
+    c = i64(ctx, CONTEXT_WORDS)
+    code, stop = c[FORWARD], c[FORWARD_STOP]
+    c[FORWARD] = ins + 4
+    c[FORWARD_STOP] = i32(ins, 1)[0]
+    status = call_kernel(i64(c[KERNELS], 1)[0], ctx, 0)
+    c[FORWARD] = code
+    c[FORWARD_STOP] = stop
     return status
 
 

@@ -519,8 +519,13 @@ def emit_call(frame: Frame, stream: Stream, call: Call) -> None:
     function(frame.arena, stream, operands, frame.place(call.result), call.params)
 
 
-def inline(arena: Arena, stream: Stream, tape: Tape, places: list[Place]) -> list[Place]:
-    """Forward code of a rule's tape with ``places`` for its inputs; returns its outputs' places."""
+def inline(
+    arena: Arena, stream: Stream, tape: Tape, places: list[Place], in_reverse: bool = False
+) -> list[Place]:
+    """Forward code of a rule's tape with ``places`` for its inputs; returns its outputs' places.
+
+    The reverse interpreter has no forward op codes: there (``in_reverse``) scalar code is called.
+    """
     by_scalars = bool((tape.code[:, 1:] >= ARRAY).any()) and bool((tape.code[:, 0] < CALL).any())
     bound = {}
     for leaf, place in zip(tape.inputs, places, strict=True):
@@ -536,7 +541,12 @@ def inline(arena: Arena, stream: Stream, tape: Tape, places: list[Place]) -> lis
     builder.uses = {}
     for first, last, call in builder._runs():
         if call is None:
-            builder.emit_scalars(stream, first, last, np.zeros(len(tape.code), np.int32))
+            scalar_stream = Stream() if in_reverse else stream
+            starts = np.zeros(len(tape.code), np.int32)
+            builder.emit_scalars(scalar_stream, first, last, starts)
+            if in_reverse:
+                words = scalar_stream.words().tolist()
+                stream.call("scalar_code", (len(words), *words))
         elif call.op in OPS:
             n = call.result.size
             group = Group(frame, [call], call.result.shape, n, n > settings.tile_from)

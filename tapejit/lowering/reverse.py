@@ -156,7 +156,7 @@ class ReverseLowering:
 
         places = [self.adjoint(call.result), self.place(call.result)]
         places += [self.place(view) for view in call.operands]
-        outputs = inline(self.arena, self.stream, rule.tape, places)
+        outputs = inline(self.arena, self.stream, rule.tape, places, in_reverse=True)
         for index, place in zip(rule.operands, outputs, strict=True):
             self.contribute(call.operands[index], place)
 
