@@ -37,8 +37,8 @@ from .interpreters.entry import DELIVER, OBJECT, RUN_REVERSE
 from .lowering.build import Slot
 from .paths import Path
 from .program import Workspace
-from .recording.recorder import active, in_recording
 from .recording.record import Constant, record_function
+from .recording.recorder import active, in_recording
 from .recording.tracer import Tracer, is_traced, value_of
 from .replay import Replay
 from .shortcut import Shortcut, usable
@@ -64,7 +64,7 @@ _new = np.empty
 _float64 = np.float64
 
 
-# --- results ----------------------------------------------------------------------------------------
+# --- results --------------------------------------------------------------------------------------
 
 
 def _allocate(slots: Sequence[Slot], out: Sequence[Any] = ()) -> list[Any]:
@@ -101,7 +101,7 @@ def engine_of(f: Any) -> Any:
     return getattr(f, "__tapejit__", None)
 
 
-# --- jit ----------------------------------------------------------------------------------------------
+# --- jit ------------------------------------------------------------------------------------------
 
 
 class Jit(Compiled):
@@ -210,7 +210,7 @@ def jit(
     return Jit(Function(f, static_argnums, static_argnames), check).public()
 
 
-# --- grad ---------------------------------------------------------------------------------------------
+# --- grad -----------------------------------------------------------------------------------------
 
 
 def _leaf_positions(args: tuple, argnums: tuple[int, ...], name: str) -> list[int]:
@@ -305,7 +305,9 @@ class ValueAndGrad(Compiled):
                 f"each of argnums, got {_summary(out)}"
             )
         numbers = [n % len(args) for n in self.argnums]
-        return [tree for _, tree in sorted(zip(numbers, out, strict=True), key=lambda pair: pair[0])]
+        return [
+            tree for _, tree in sorted(zip(numbers, out, strict=True), key=lambda pair: pair[0])
+        ]
 
     def _shorten(self, variant: Variant, path: Path, args: tuple, kwargs: dict, out: Any) -> None:
         """Have the next call take the short way, where arguments and result are plain."""
@@ -405,9 +407,7 @@ class ValueAndGrad(Compiled):
         return gradient_tree(args, self.argnums, gradients)
 
     def wrt_leaves(self, args: tuple, kwargs: dict, leaves: list) -> list[int]:
-        return _leaf_positions(
-            self.function.marked(args), _tuple(self.argnums), self.function.name
-        )
+        return _leaf_positions(self.function.marked(args), _tuple(self.argnums), self.function.name)
 
     def settings_key(self) -> Any:
         return (*super().settings_key(), self.has_aux)
@@ -502,7 +502,9 @@ def _tuple(value: int | Sequence[int]) -> tuple[int, ...]:
     return (value,) if isinstance(value, int) else tuple(value)
 
 
-def _function(f: Callable[..., Any], static_argnums: Any = (), static_argnames: Any = ()) -> Function:
+def _function(
+    f: Callable[..., Any], static_argnums: Any = (), static_argnames: Any = ()
+) -> Function:
     """A :class:`Function`, seen through ``jit``."""
     engine = engine_of(f)
     if isinstance(engine, Jit) and not static_argnums and not static_argnames:
@@ -581,7 +583,7 @@ def grad(
     return ValueAndGrad(function, argnums, has_aux, False, check).public()
 
 
-# --- vjp, jvp, linearize --------------------------------------------------------------------------------
+# --- vjp, jvp, linearize --------------------------------------------------------------------------
 
 
 class _Vjp(Compiled):
@@ -738,7 +740,9 @@ def _pairs(outputs: list, seeds: list) -> list[tuple[Any, Any]]:
     """Outputs with their cotangents, checked."""
     shapes = [[np.shape(value_of(leaf)) for leaf in leaves] for leaves in (outputs, seeds)]
     if shapes[0] != shapes[1]:
-        raise ValueError(f"cotangents (tangents) have shapes {shapes[1]}, but {shapes[0]} are needed")
+        raise ValueError(
+            f"cotangents (tangents) have shapes {shapes[1]}, but {shapes[0]} are needed"
+        )
     return list(zip(outputs, seeds, strict=True))
 
 
@@ -871,7 +875,7 @@ def linearize(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., 
     return value, lambda *tangents: compiled.push(kept, tangents)[1]
 
 
-# --- Jacobians and Hessians -----------------------------------------------------------------------------
+# --- Jacobians and Hessians -----------------------------------------------------------------------
 
 
 class Jacobian:
@@ -883,7 +887,9 @@ class Jacobian:
         ``"forward"``, ``"reverse"`` or ``None``: the cheaper one by sizes.
     """
 
-    def __init__(self, f: Callable[..., Any], argnums: int | Sequence[int], mode: str | None) -> None:
+    def __init__(
+        self, f: Callable[..., Any], argnums: int | Sequence[int], mode: str | None
+    ) -> None:
         self.f = jit(f)
         self.argnums = argnums
         self.mode = mode
@@ -904,9 +910,7 @@ class Jacobian:
         if in_recording():
             return self._inline(restricted, leaves, structure)
         blocks, out_structure = self._blocks(args, chosen, leaves)
-        trees = [
-            pytrees.unflatten(structure, row) for row in blocks
-        ]
+        trees = [pytrees.unflatten(structure, row) for row in blocks]
         if isinstance(self.argnums, int):
             trees = [tree[0] for tree in trees]
         return pytrees.unflatten(out_structure, trees)
@@ -958,10 +962,7 @@ class Jacobian:
                     block[j][..., k] = t
                 zero.reshape(-1)[k] = 0.0
         return [
-            [
-                b.reshape(np.shape(o) + np.shape(leaf))
-                for b, leaf in zip(row, leaves, strict=True)
-            ]
+            [b.reshape(np.shape(o) + np.shape(leaf)) for b, leaf in zip(row, leaves, strict=True)]
             for row, o in zip(blocks, outputs, strict=True)
         ]
 
@@ -980,7 +981,9 @@ class Jacobian:
                     seed.reshape(-1)[k] = 1.0
                     rows.append(pull_back(stretch, [(output, seed[()])]))
                 columns = [
-                    stack(list(column)).reshape(shape + np.shape(leaf.value if isinstance(leaf, Tracer) else leaf))
+                    stack(list(column)).reshape(
+                        shape + np.shape(leaf.value if isinstance(leaf, Tracer) else leaf)
+                    )
                     for column, leaf in zip(zip(*rows, strict=True), leaves, strict=True)
                 ]
                 tree = pytrees.unflatten(structure, columns)
@@ -1068,7 +1071,7 @@ def hessian(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Jacobian
     return Jacobian(jit(grad(f, argnums)), argnums, "forward")
 
 
-# --- tapes ----------------------------------------------------------------------------------------------
+# --- tapes ----------------------------------------------------------------------------------------
 
 
 def stop_gradient(x: Any) -> Any:
@@ -1085,8 +1088,8 @@ def stop_gradient(x: Any) -> Any:
 
 
 def _stopped(leaf: Any) -> Any:
-    from .recording.tracer import apply
     from .ops.table import OPS
+    from .recording.tracer import apply
 
     return apply(OPS["stop_gradient"], leaf) if is_traced(leaf) else leaf
 
@@ -1126,4 +1129,3 @@ def trace(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Tape:
     recording = record_function(run, values, function.name)
     replay = Replay(recording, function, structure, leaves_of(leaves, static), values)
     return dataclasses.replace(recording.tape, call=replay)
-

@@ -137,8 +137,12 @@ class Function:
         except (TypeError, ValueError):
             return
         positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, _BY_BOTH)]
-        named = tuple(positional[n] for n in self.static_argnums if -len(positional) <= n < len(positional))
-        self.static_argnums += tuple(positional.index(n) for n in self.static_argnames if n in positional)
+        named = tuple(
+            positional[n] for n in self.static_argnums if -len(positional) <= n < len(positional)
+        )
+        self.static_argnums += tuple(
+            positional.index(n) for n in self.static_argnames if n in positional
+        )
         self.static_argnames += named
 
     def marked(self, args: tuple) -> tuple:
@@ -195,7 +199,9 @@ class Variant:
     ) -> None:
         self.function = function
         self.structure = structure
-        self.statics = [leaf if is_static else None for leaf, is_static in zip(leaves, static, strict=True)]
+        self.statics = [
+            leaf if is_static else None for leaf, is_static in zip(leaves, static, strict=True)
+        ]
         self.traced = [i for i, is_static in enumerate(static) if not is_static]
         self.wrt = wrt
         self.mode = mode
@@ -265,12 +271,7 @@ class Variant:
         fresh = path is None
         if path is None:
             path = self.record(values)
-        workspace = self._bound(path, values, moving)
-        try:
-            path, workspace = self._sweep(path, workspace, values, moving, fresh)
-        except BaseException:
-            workspace.clear()
-            raise
+        path, workspace = self._sweep(path, values, moving, fresh)
         with self.lock:
             self.trie.use(path)
         return path, workspace
@@ -289,22 +290,28 @@ class Variant:
         return workspace
 
     def _sweep(
-        self, path: Path, workspace: Workspace, values: Sequence[Any], moving: Sequence[Any],
-        fresh: bool,
-    ) -> tuple[Path, Workspace]:  # fmt: skip
+        self, path: Path, values: Sequence[Any], moving: Sequence[Any], fresh: bool
+    ) -> tuple[Path, Workspace]:
+        """Sweep, going over to other paths (or new ones) where guards fail.
+
+        A workspace whose sweep raises is dropped, not pooled.
+        """
         sweep = RUN_TANGENT if self.mode == "tangent" else RUN_FORWARD
+        workspace = self._bound(path, values, moving)
         status = workspace.run(sweep)
         while status != layout.DONE:
             start = int(workspace.context[layout.FAILED])
             if status != layout.GUARD_FAILED:
-                workspace.clear()
                 raise_status(status, path.tape, workspace.program.row_at(start))
             row = path.guard_at(workspace.program.code.starts, start)
             if fresh:
                 # Recording has just decided this branch at this very point: rounding, forced.
                 status = workspace.run(sweep, start + _guard_length(path, row))
                 continue
-            observed = path.observed(row, float(workspace.context[layout.OBSERVED : layout.OBSERVED + 1].view(np.float64)[0]))
+            observed = path.observed(
+                row,
+                float(workspace.context[layout.OBSERVED : layout.OBSERVED + 1].view(np.float64)[0]),
+            )
             other = self.trie.child(path, row, observed)
             if other is None:
                 taken = self.record(values)
@@ -351,7 +358,7 @@ def _guard_length(path: Path, row: int) -> int:
 
 
 def as_argument(value: Any) -> Any:
-    """A float, or an aligned float64 array with the standard dtype object, for the entry to read."""
+    """A float or an aligned float64 array (of the usual dtype object), for the entry to read."""
     if type(value) is float or type(value) is np.float64:
         return value
     if np.ndim(value) == 0:

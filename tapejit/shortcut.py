@@ -109,4 +109,3 @@ class Shortcut:
 def usable(program: Program) -> bool:
     """Whether the entry may read argument headers here."""
     return entry.headers_are_known() and not program.table.plain
-

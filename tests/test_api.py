@@ -53,7 +53,7 @@ def program_of(f):
     return variant.program(variant.trie.last)
 
 
-# --- jit ----------------------------------------------------------------------------------------------
+# --- jit ------------------------------------------------------------------------------------------
 
 
 def test_jit_records_once_and_replays():
@@ -233,7 +233,7 @@ def test_equal_tapes_share_one_program():
     assert program_of(f) is program_of(g)
 
 
-# --- grad ---------------------------------------------------------------------------------------------
+# --- grad -----------------------------------------------------------------------------------------
 
 
 def test_argnums():
@@ -302,7 +302,7 @@ def test_constant_and_identity_functions():
         assert_array_equal(tj.grad(lambda x: x[1])(BIG)[:3], [0.0, 1.0, 0.0])
 
 
-# --- out= -----------------------------------------------------------------------------------------------
+# --- out= -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("x", [X, BIG], ids=["small", "large"])
@@ -348,7 +348,7 @@ def test_out_may_be_the_argument_itself(x):
         assert_allclose(a, wave_slope(x), rtol=1e-13, atol=1e-14)
 
 
-# --- vjp, jvp, linearize --------------------------------------------------------------------------------
+# --- vjp, jvp, linearize --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("x", [X, BIG], ids=["small", "large"])
@@ -427,7 +427,7 @@ def test_jvp_and_linearize():
     assert_array_equal(value, X * X)
 
 
-# --- Jacobians and Hessians -----------------------------------------------------------------------------
+# --- Jacobians and Hessians -----------------------------------------------------------------------
 
 SHAPES = [(), (3,), (2, 3)]
 
@@ -490,7 +490,7 @@ def test_hvp_with_further_arguments():
     assert_allclose(tj.hvp(lambda x, c: np.sum(c * x**3))(X, np.ones(3), X), 6.0 * X * X)
 
 
-# --- nesting --------------------------------------------------------------------------------------------
+# --- nesting --------------------------------------------------------------------------------------
 
 
 def test_derivatives_of_derivatives():
@@ -512,7 +512,9 @@ def test_forward_over_reverse_and_reverse_over_forward():
 def test_perturbations_are_not_confused():
     inner = lambda x: tj.grad(lambda y: x + y)(2.0)  # noqa: E731
     assert tj.grad(lambda x: x * inner(x))(3.0) == 1.0
-    assert tj.jvp(lambda x: x * tj.jvp(lambda y: x * y, (1.0,), (1.0,))[1], (3.0,), (1.0,))[1] == 6.0
+    assert (
+        tj.jvp(lambda x: x * tj.jvp(lambda y: x * y, (1.0,), (1.0,))[1], (3.0,), (1.0,))[1] == 6.0
+    )
     assert tj.grad(lambda x: x * tj.grad(lambda y: x * y * y)(x))(2.0) == 24.0
     assert_array_equal(tj.grad(lambda x: np.sum(x * tj.grad(lambda y: np.sum(x * y))(x)))(X), 2 * X)
 
@@ -539,7 +541,7 @@ def test_stop_gradient():
     assert tj.stop_gradient(3.0) == 3.0
 
 
-# --- containers -----------------------------------------------------------------------------------------
+# --- containers -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -582,7 +584,7 @@ def test_dataclasses_are_called_while_recording():
     assert value == model(X)
 
 
-# --- tapes ----------------------------------------------------------------------------------------------
+# --- tapes ----------------------------------------------------------------------------------------
 
 
 def test_traced_tape(tmp_path):
@@ -615,13 +617,11 @@ def test_a_tape_refuses_other_arguments():
     assert_array_equal(tape(X, 3, "mul"), 3.0 * X)
 
 
-# --- check_grads ----------------------------------------------------------------------------------------
+# --- check_grads ----------------------------------------------------------------------------------
 
 
 def test_check_grads_accepts_right_and_refuses_wrong_derivatives():
     tj.testing.check_grads(lambda p: {"y": np.tanh(p["x"]) * p["x"]}, ({"x": X},), order=2)
     for mode in ("fwd", "rev"):
         with pytest.raises(AssertionError):
-            tj.testing.check_grads(
-                lambda x: np.sin(tj.stop_gradient(x)) + x, (X,), modes=(mode,)
-            )
+            tj.testing.check_grads(lambda x: np.sin(tj.stop_gradient(x)) + x, (X,), modes=(mode,))

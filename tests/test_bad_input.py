@@ -43,7 +43,7 @@ def assert_clean(f):
         assert not workspace.adjoints.any()
 
 
-# --- arguments, buffers, directions ---------------------------------------------------------------------
+# --- arguments, buffers, directions ---------------------------------------------------------------
 
 
 def square(x):
@@ -127,7 +127,12 @@ def test_integers_beyond_float64():
 def test_functions_that_are_not_functions_or_not_scalar():
     fails(TypeError, "expected a function, got float", tj.jit, 3.0)
     for make in (tj.grad, tj.value_and_grad):
-        fails(tj.TraceError, r"<lambda>`.* scalar result.* shape \(3,\).*jacobian", make(lambda x: x), X)
+        fails(
+            tj.TraceError,
+            r"<lambda>`.* scalar result.* shape \(3,\).*jacobian",
+            make(lambda x: x),
+            X,
+        )
         fails(tj.TraceError, "2 values .*has_aux", make(lambda x: (x[0], x[1])), X)
         fails(tj.TraceError, "0 values", make(lambda x: None), X)
         fails(tj.TraceError, "scalar result", make(lambda x: "text"), X)
@@ -139,7 +144,7 @@ def test_functions_that_are_not_functions_or_not_scalar():
     fails(tj.TraceError, "not hashable", tj.jit(lambda x, n: x, static_argnums=1), X, [1])
 
 
-# --- tracers where they don't belong ----------------------------------------------------------------------
+# --- tracers where they don't belong --------------------------------------------------------------
 
 
 def test_leaked_tracers():
@@ -259,7 +264,7 @@ def test_wrong_shapes_fail_as_in_numpy():
     fails(IndexError, "", tj.jit(lambda x: x[0, 0]), X)
 
 
-# --- exceptions of the user's own -------------------------------------------------------------------------
+# --- exceptions of the user's own -----------------------------------------------------------------
 
 
 def test_exceptions_pass_through_and_leave_the_function_usable():
@@ -310,7 +315,7 @@ def test_failures_inside_of_nested_transformations():
     assert type(np.sin(1.0)) is np.float64
 
 
-# --- re-entry -------------------------------------------------------------------------------------------
+# --- re-entry -------------------------------------------------------------------------------------
 
 
 def test_recursion():
@@ -351,7 +356,7 @@ def test_re_entry_from_a_callback():
     assert seen[-1] == pytest.approx(0.0, abs=1e-8)
 
 
-# --- special values ---------------------------------------------------------------------------------------
+# --- special values -------------------------------------------------------------------------------
 
 
 def test_nan_and_inf_pass_through():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, field
 
-from ..interpreters.generate import pull_words, pulls, reverse_reads
+from ..interpreters.generate import pull_words, pulls
 from ..interpreters.layout import ADD, ASSIGN, CONSTANTS, SCRATCH, SKIP, TILE, VALUES
 from ..ops.table import OPS, Elementwise
 from ..tape import SCALAR, Call
@@ -21,9 +21,10 @@ _NOTHING = (0, 0)
 
 
 @functools.cache
-def reads(name: str) -> frozenset[str]:
-    """Which of ``x y z f`` the reverse sweep of an operation reads."""
-    return reverse_reads(OPS[name])
+def reads(name: str, active: tuple[bool, ...]) -> frozenset[str]:
+    """Which of ``x y z f`` are read to serve the active operands of an operation."""
+    used = [pull.uses for pull, is_on in zip(pulls(OPS[name]), active, strict=True) if is_on]
+    return frozenset().union(*used) - {"g"}
 
 
 @functools.cache
@@ -227,7 +228,7 @@ def lower_tangent(call: Call, frame: Frame, stream: Stream, varies: list[bool], 
     fields: dict[str, tuple[int, int]] = {"g": (moving(out.space), out.offset)}
     places = []
     for name, view in _named(call):
-        if name in reads(call.op):
+        if name in reads(call.op, tuple(active)):
             fields[name] = writer.value(view)
             places.append(frame.place(view))
     modes: dict[str, tuple[int, int, int]] = {}
@@ -276,7 +277,7 @@ class _ReverseWriter(_Writer):
         super().__init__(group, stream)
         self.targets = targets
         self.adjoints: dict[int, int] = {}  # elided buffer -> register of its adjoint
-        self.shared: set[int] = set()  # adjoint registers that hold a hoisted value
+        self.owners: dict[int, int] = {}  # of an adjoint register: several where g just passes
         self.pending: dict[int, _Assigned] = {}
 
     def cotangent(self, call: Call) -> tuple[int, int] | None:
@@ -293,21 +294,32 @@ class _ReverseWriter(_Writer):
     def done_with(self, call: Call) -> None:
         """Give back the registers of a result after its reverse step."""
         buffer = call.result.buffer
-        register = self.adjoints.pop(buffer, None)
-        if register is not None and register not in self.shared:
-            self.registers.give(register)
+        if buffer in self.adjoints:
+            self._disown(self.adjoints.pop(buffer))
         value = self.held.pop(buffer, None)
         if value is not None:
             self.registers.give(value)
 
+    def _disown(self, register: int) -> None:
+        self.owners[register] -= 1
+        if self.owners[register] == 0:
+            self.registers.give(register)
+
+    def pass_on(self, buffer: int, register: int) -> None:
+        """Let a first cotangent be the register that holds it already."""
+        self.adjoints[buffer] = register
+        self.owners[register] = self.owners.get(register, 0) + 1
+
     def own(self, buffer: int) -> int:
         """The adjoint register of an elided buffer, made writable."""
         register = self.adjoints[buffer]
-        if register in self.shared:
+        if self.owners[register] > 1:
             fresh = self.registers.take()
             words = (self.group.n, SCRATCH, fresh * TILE, SCRATCH, register * TILE)
             self.body.call("copy", words)
-            register = self.adjoints[buffer] = fresh
+            self._disown(register)
+            self.pass_on(buffer, fresh)
+            register = fresh
         return register
 
     # A chain assigns a cotangent tile by tile, so nothing may add to an element before its tile has
@@ -347,7 +359,7 @@ class _ReverseWriter(_Writer):
         if view.buffer in self.group.elided:
             known = view.buffer in self.adjoints
             if not known:
-                self.adjoints[view.buffer] = self.registers.take()
+                self.pass_on(view.buffer, self.registers.take())
             register = self.own(view.buffer)
             return (SCRATCH, register * TILE, ADD if known else ASSIGN), None
         place = adjoint(self.frame.place(view))
@@ -400,10 +412,11 @@ def _to_recompute(group: Group, targets) -> list[Call]:  # noqa: ANN001
         if call.result.buffer in needed:
             chosen.append(call)
             needed.update(v.buffer for v in call.operands if v.buffer in group.elided)
-        if not any(active_operands(call, targets)):
+        active = active_operands(call, targets)
+        if not any(active):
             continue
         for name, view in _named(call):
-            if name in reads(call.op) and view.buffer in group.elided:
+            if name in reads(call.op, tuple(active)) and view.buffer in group.elided:
                 if name == "f" and view.buffer not in needed:
                     needed.add(view.buffer)
                     chosen.append(call)
@@ -428,17 +441,22 @@ def _reverse_step(writer: _ReverseWriter, call: Call) -> None:
     fields = {"g": g}
     places: list[Place | None] = []
     for name, view in _named(call):
-        if name in reads(call.op):
+        if name in reads(call.op, tuple(active)):
             fields[name] = writer.value(view)
             places.append(None if fields[name][0] == SCRATCH else writer.frame.place(view))
     # Operands are served one after the other: the adjoints may overlap.
     modes, spills = {}, []
-    for name, view, is_active in zip(OPERANDS, call.operands, active, strict=False):
-        if is_active:
+    for i, (name, view) in enumerate(zip(OPERANDS, call.operands, strict=False)):
+        if active[i] and _passes(writer, call.op, i, view) and g[0] == SCRATCH:
+            writer.pass_on(view.buffer, g[1] // TILE)
+        elif active[i]:
             words, spill = writer.target(view)
             modes["d" + name] = words
             if spill:
                 spills.append(spill)
+    if not modes:
+        writer.release()
+        return
     count = _reverse_count(writer, call, places, active)
     start = len(writer.body.tail) + 3
     _emit_pull(writer.body, OPS[call.op], "reverse", count, fields, modes)
@@ -449,6 +467,23 @@ def _reverse_step(writer: _ReverseWriter, call: Call) -> None:
     writer.release()
     for spill in spills:
         writer.spill(*spill)
+
+
+@functools.cache
+def _is_identity(name: str, operand: int) -> bool:
+    """Whether an operand's cotangent is the result's, unchanged."""
+    pull = pulls(OPS[name])[operand]
+    return pull is not None and pull.text == "g"
+
+
+def _passes(writer: _ReverseWriter, op: str, operand: int, view) -> bool:  # noqa: ANN001
+    """Whether a cotangent can be passed on without a copy."""
+    buffer = view.buffer
+    return (
+        _is_identity(op, operand)
+        and buffer in writer.group.elided
+        and buffer not in writer.adjoints
+    )
 
 
 def _reverse_count(writer: _ReverseWriter, call: Call, places: list, active: list) -> int:
@@ -474,8 +509,8 @@ def _reverse_sum(writer: _ReverseWriter, call: Call) -> None:
     if view.buffer in writer.group.elided:
         register = writer.hoist(source)
         if view.buffer not in writer.adjoints:
-            writer.adjoints[view.buffer] = register
-            writer.shared.add(register)
+            writer.owners.setdefault(register, 1)  # the chain itself: the next tile reads it again
+            writer.pass_on(view.buffer, register)
         else:
             own = writer.own(view.buffer)
             words = (writer.group.n, SCRATCH, own * TILE, SCRATCH, register * TILE)
