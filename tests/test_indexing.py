@@ -219,7 +219,7 @@ def test_a_captured_constant_array_is_read_with_a_traced_index():
     assert f(V[::-1]) == table[np.argmax(V[::-1])] * V[-1]
 
 
-def test_a_traced_index_is_no_guard():
+def test_a_traced_index_is_dynamic():
     f = tj.jit(lambda x: x[np.argmax(x)] * 2)
     for k in range(6):
         x = np.zeros(6)
@@ -285,11 +285,20 @@ def test_bad_writing(function, error, words):
         recording(function, V)
 
 
-@pytest.mark.parametrize("value", [lambda x: x[0], lambda x: x, lambda x: x[:1]])
-@pytest.mark.parametrize("index", [0, slice(None)])
+@pytest.mark.parametrize(
+    ("index", "value"),
+    [
+        ((0, 0), lambda x: x[0]),
+        (0, lambda x: x[0]),
+        (0, lambda x: x),
+        (slice(None), lambda x: x),
+        (slice(None), lambda x: x[0] * 2),
+        (([0, 1], 1), lambda x: x[:2]),
+    ],
+)
 def test_writing_into_a_plain_array_names_the_remedy(index, value):
     def f(x):
-        out = np.zeros(6)
+        out = np.zeros((3, 6))
         out[index] = value(x)
         return out
 
