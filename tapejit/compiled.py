@@ -69,6 +69,11 @@ def normalise(value: Any, name: str, differentiated: bool) -> Any:
     """A leaf of the arguments as float64, int64 or bool; a clear error for anything else."""
     if type(value) is float or type(value) is np.float64:
         return value
+    if isinstance(value, np.ma.MaskedArray):
+        raise TraceError(
+            f"`{name}`: an argument is a masked array (shape {value.shape}); pass its data and its "
+            "mask as two arrays"
+        )
     array = np.asarray(value)
     kind = array.dtype.kind
     if kind == "f" or (differentiated and kind in "iub"):

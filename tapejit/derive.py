@@ -90,6 +90,8 @@ class _Walk:
                 return value
             return scalar_tracer(rec, rec.values[element], element)
         view = self.view_of_element(element)
+        if view.buffer not in rec.cells:  # read from an array of the enclosing code
+            return scalar_tracer(rec, rec.values[element], element)
         return self.array(view)
 
     @property

@@ -160,7 +160,8 @@ class Workspace:
     def run(self, what: int, start: int = 0) -> int:
         """Bind, sweep, deliver; returns a status."""
         if self.program.table.plain:
-            return int(entry.run(self.address, start, what))
+            with np.errstate(all="ignore"):
+                return int(entry.run(self.address, start, what))
         return entry.entries()[0](self.address, start, what)
 
     def clear(self) -> None:

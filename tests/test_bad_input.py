@@ -114,6 +114,7 @@ def test_arguments_of_the_wrong_dtype(transform):
     fails(tj.TraceError, "type object .*static_argnums", f, object())
     fails(tj.TraceError, "not numeric", f, np.array(["2020-01-01"], "datetime64[D]"))
     fails(tj.TraceError, "lose digits", f, X.astype(np.longdouble))
+    fails(tj.TraceError, "masked array", f, np.ma.array(X, mask=[0, 1, 0]))
     assert f(X).tolist() == transform(square)(X).tolist()
 
 

@@ -566,7 +566,7 @@ def build(tape: Tape, wrt: tuple[int, ...] = (), mode: str = "value", scalar_see
     mode
         ``"value"``, ``"gradient"`` (forward and reverse code) or ``"tangent"``.
     scalar_seed
-        The only output is 0-d and its seed is one.
+        The first output is 0-d, its seed is one, and there are no other cotangents.
     """
     builder = _Builder(tape, wrt, mode)
     builder.choose_in_place()
@@ -602,7 +602,10 @@ def build(tape: Tape, wrt: tuple[int, ...] = (), mode: str = "value", scalar_see
         forward = stream.words()
         if mode == "gradient":
             targets = builder.find_varied(segments)
-            seeds = [_seed(arena, leaf.view, targets, scalar_seed) for leaf in tape.outputs]
+            # With a scalar seed, further outputs are extra results: no cotangents.
+            seeded = tape.outputs[:1] if scalar_seed else tape.outputs
+            seeds = [_seed(arena, leaf.view, scalar_seed) for leaf in seeded]
+            seeds += [None] * (len(tape.outputs) - len(seeded))
             stream, gradients = builder.emit_reverse(segments, targets, seeds)
             reverse = stream.words()
     rewrites = bool(
@@ -620,7 +623,7 @@ def build(tape: Tape, wrt: tuple[int, ...] = (), mode: str = "value", scalar_see
     )  # fmt: skip
 
 
-def _seed(arena: Arena, view: View, targets: Targets, scalar_seed: bool) -> Slot:
+def _seed(arena: Arena, view: View, scalar_seed: bool) -> Slot:
     """Where an output's cotangent is put before the reverse sweep."""
     offset = arena.reserve(view.size)
     if scalar_seed:

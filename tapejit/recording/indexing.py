@@ -37,7 +37,7 @@ from .tracer import (
     write_scalar,
 )
 
-__all__ = ["gather", "getitem", "scatter_add", "setitem"]
+__all__ = ["gather", "getitem", "replace", "scatter_add", "setitem"]
 
 _BASIC = (int, slice, type(None), type(Ellipsis), np.integer)
 
@@ -273,7 +273,13 @@ def scatter_add(source: Any, index: Any, shape: tuple[int, ...]) -> Any:
 
 def setitem(array: ArrayTracer, index: Any, value: Any) -> None:
     """``array[index] = value``, in place."""
-    array.rec.check_use()
+    rec = array.rec
+    rec.check_use()
+    if type(value) is ScalarTracer and value.rec is rec:
+        places = index if type(index) is tuple else (index,)
+        if len(places) == array.value.ndim and all(type(place) is int for place in places):
+            _set_element(array, places, value)
+            return
     index = _normalised(index)
     if is_traced((index, value)):
         rec = recorder_of(array, *index, value)
@@ -304,17 +310,21 @@ def _refuse_inner(array: ArrayTracer, rec: Recorder) -> None:
 
 
 def _set_element(array: ArrayTracer, index: tuple, value: Any) -> None:
-    value = _cast(array, value)
-    _own(array.cell, array.rec)
     rec = array.rec
-    if any(part is Ellipsis for part in index):
-        index = _expanded(index, array.ndim)
-    index = tuple(part for part in index if part is not None)
-    _check_writable(array.value)
-    offset = array.view.offset
-    for i, n, stride in zip(index, array.shape, array.view.strides, strict=True):
+    if value.dtype != array.value.dtype:
+        value = _cast(array, value)
+    if array.cell.is_argument:
+        _own(array.cell, rec)
+    if any(part is Ellipsis or part is None for part in index):
+        index = tuple(part for part in _expanded(index, array.ndim) if part is not None)
+    view = array.view
+    offset = view.offset
+    for i, n, stride in zip(index, view.shape, view.strides, strict=True):
+        if not -n <= i < n:
+            raise IndexError(f"index {i} is out of bounds for an axis with size {n}")
         offset += (int(i) + n if i < 0 else int(i)) * stride
-    target = ARRAY + rec.buffers[array.cell.buffer].base + offset
+    _check_writable(array.value)
+    target = ARRAY + rec.buffers[view.buffer].base + offset
     if isinstance(value, ScalarTracer):
         source = current_element(value)
         if source == target:
@@ -336,6 +346,12 @@ def _set_region(target: ArrayTracer, value: Any) -> None:
             source = source.copy()
     source = _cast(target, source)
     if target.size == 0:
+        return
+    if _is_whole(target):
+        fresh = View(rec.buffer(target.size), 0, target.shape, row_major(target.shape))
+        rec.call("copy", (broadcast(view_of(rec, source), target.shape),), fresh)
+        _move(cell, rec, fresh.buffer)
+        target.value[...] = value_of(source)
         return
     _own(cell, rec)
     write_region(rec, target.view, broadcast(view_of(rec, source), target.shape))
@@ -386,12 +402,39 @@ def _own(cell: Cell, rec: Recorder) -> None:
     old = View(cell.buffer, 0, shape, row_major(shape))
     new = View(rec.buffer(cell.storage.size), 0, shape, row_major(shape))
     rec.call("copy", (old,), new)
+    _move(cell, rec, new.buffer)
+
+
+def _is_whole(array: ArrayTracer) -> bool:
+    """Whether an array covers its cell, element for element."""
+    storage = array.cell.storage
+    return array.value.shape == storage.shape and array.value.strides == storage.strides
+
+
+def _move(cell: Cell, rec: Recorder, buffer: int) -> None:
+    """From now on the cell stands in another buffer; what was read before stays where it was."""
     if rec.values is not None:
-        if rec.buffers[old.buffer].constant < 0:
-            rec.cells[old.buffer] = Cell(old.buffer, cell.storage.copy(), is_argument=True)
-        rec.cells[new.buffer] = cell
-    cell.buffer = new.buffer
+        if rec.buffers[cell.buffer].constant < 0:
+            rec.cells[cell.buffer] = Cell(cell.buffer, cell.storage.copy(), is_argument=True)
+        rec.cells[buffer] = cell
+    cell.buffer = buffer
     cell.is_argument = False
+
+
+def replace(array: ArrayTracer, fresh: Any) -> None:
+    """``array[...] = fresh`` for a result that nothing else refers to: its buffer is taken over."""
+    if (
+        type(fresh) is not ArrayTracer
+        or fresh.rec is not array.rec
+        or fresh.dtype != array.dtype
+        or fresh.shape != array.shape
+        or not (_is_whole(array) and _is_whole(fresh))
+        or not array.value.flags.writeable
+    ):
+        array[...] = fresh
+        return
+    _move(array.cell, array.rec, fresh.cell.buffer)
+    np.copyto(array.value, fresh.value)
 
 
 def _set_advanced(array: ArrayTracer, index: tuple, value: Any) -> None:

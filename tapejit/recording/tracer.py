@@ -267,6 +267,8 @@ class ArrayTracer(Tracer):
     def view(self) -> View:
         """Its place on the tape."""
         cell, place = self.cell, self._place
+        if self.rec.values is not None:
+            self.rec.cells[cell.buffer] = cell
         if place is not None and place.buffer == cell.buffer:
             return place
         value = self.value
@@ -396,6 +398,8 @@ def current_element(tracer: ScalarTracer) -> int:
         element = rec.resolve(element, tracer.version)
         tracer.element = element
         tracer.version = rec.writes
+    if rec.values is not None:
+        rec.values[element] = tracer.value
     return element
 
 
@@ -629,6 +633,8 @@ def _binary(op: Elementwise, function: Callable, swap: bool) -> Callable:
         rec.offsets.append(frame.f_lasti)
         if rec.values is not None:
             rec.values[out] = value
+            rec.values[a] = self.value
+            rec.values[b] = y
         result = _new_scalar(ScalarTracer)
         result.rec = rec
         result.value = value
@@ -713,7 +719,9 @@ def _inplace(name: str) -> Callable:
             raise TraceError(
                 f"{where_am_i()}: in-place operation would cast {result.dtype} to {self.dtype}"
             )
-        self[...] = result
+        from .indexing import replace
+
+        replace(self, result)
         return self
 
     return method
