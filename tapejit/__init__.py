@@ -18,8 +18,8 @@ from .api import vjp as vjp
 from .errors import GuardOverflowWarning as GuardOverflowWarning
 from .errors import ReplayMismatchError as ReplayMismatchError
 from .errors import TapejitError as TapejitError
-from .errors import TraceError as TraceError
 from .errors import TracedShapeError as TracedShapeError
+from .errors import TraceError as TraceError
 from .errors import TracerLeakError as TracerLeakError
 from .errors import UnsupportedError as UnsupportedError
 from .tape import Tape as Tape

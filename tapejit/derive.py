@@ -1,8 +1,8 @@
 """Derivatives as more tape: a stretch of a recording, pulled back or pushed forward by its rules.
 
 Inside of a recording, ``grad(f)(x)`` runs ``f`` on fresh copies of its arguments and then walks the
-rows that this appended: backwards (:func:`pull_back`) or forwards (:func:`push_forward`), with every
-rule evaluated on tracers.  What comes out is more of the same tape, to be optimised, replayed and
+rows that this appended: backwards (:func:`pull_back`) or forwards (:func:`push_forward`), with
+every rule evaluated on tracers.  What comes out is more of the same tape, to be optimised, replayed and
 differentiated again; copies of the arguments keep nested derivatives apart.
 """
 
@@ -388,9 +388,7 @@ def _pull_write(walk: _Walk, adjoints: _Adjoints, save: int, target: int, source
     flat[view.offset] = walk.scalar(save)
 
 
-def _pull_call(
-    walk: _Walk, adjoints: _Adjoints, call: Call, scalars: set, buffers: set
-) -> None:
+def _pull_call(walk: _Walk, adjoints: _Adjoints, call: Call, scalars: set, buffers: set) -> None:
     if call.op in ("write", "scatter_write"):
         _pull_region(walk, adjoints, call)
         return
@@ -420,8 +418,11 @@ def _pull_region(walk: _Walk, adjoints: _Adjoints, call: Call) -> None:
     source, target = call.operands[0], call.operands[-1]
     index = None
     if call.op == "scatter_write":
-        index = np.asarray(getattr(walk.array(call.operands[1]), "value", None) if isinstance(
-            walk.array(call.operands[1]), Tracer) else walk.array(call.operands[1])).astype(int)
+        index = np.asarray(
+            getattr(walk.array(call.operands[1]), "value", None)
+            if isinstance(walk.array(call.operands[1]), Tracer)
+            else walk.array(call.operands[1])
+        ).astype(int)
     g = adjoints.take(target)
     saved = adjoints.take(call.result)
     if g is not None:
@@ -556,6 +557,8 @@ def _push_by_pulling(stretch: Stretch, tangents: Sequence[Any], outputs: Sequenc
         return pull_back(stretch, list(zip(outputs, seeds, strict=True)))
 
     inner = Stretch(rec, pullback, probes)
-    inner_outputs = [value if isinstance(value, Tracer) else _fresh(rec, value) for value in inner.result]
+    inner_outputs = [
+        value if isinstance(value, Tracer) else _fresh(rec, value) for value in inner.result
+    ]
     pairs = list(zip(inner_outputs, tangents, strict=True))
     return pull_back(inner, pairs)

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-
 from .draw import Node
 from .interpreters.layout import CALL, GUARD_EQUAL, GUARD_FALSE, GUARD_TRUE, WRITE
 from .ops.table import OPS
@@ -163,5 +162,3 @@ def graph_nodes(tape: Tape) -> list[Node]:
         parents = [source(leaf.view)]
         nodes.append(Node(len(nodes), name, "output", leaf.view.shape, parents, None))
     return nodes
-
-

@@ -84,7 +84,9 @@ def full(shape: Any, fill_value: Any, dtype: Any = None, *args: Any, **kwargs: A
     rec = _recorder_of(fill_value) if _is_traced(fill_value) else _active()
     if rec is None:
         return _np.full(shape, fill_value, dtype)
-    template = _np.empty(shape, dtype or getattr(fill_value, "dtype", None) or _np.result_type(fill_value))
+    template = _np.empty(
+        shape, dtype or getattr(fill_value, "dtype", None) or _np.result_type(fill_value)
+    )
     if _is_traced(fill_value):
         return _functions.full_like(template, fill_value)
     kind = template.dtype.kind

@@ -31,7 +31,9 @@ class Path:
         self.recording = recording
         self.tape = recording.tape
         code = self.tape.code
-        self.guard_rows = np.flatnonzero(np.isin(code[:, 0], (GUARD_TRUE, GUARD_FALSE, GUARD_EQUAL)))
+        self.guard_rows = np.flatnonzero(
+            np.isin(code[:, 0], (GUARD_TRUE, GUARD_FALSE, GUARD_EQUAL))
+        )
         self.nodes: list[int] = []
         self.programs: dict[Any, Any] = {}
         self.decision: tuple[int, Any] | None = None

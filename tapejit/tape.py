@@ -171,8 +171,8 @@ class Tape:
 
     def draw(self, path: str | None = None, **options: Any) -> Any:
         """Draw the computational graph to an SVG or PNG file (see :mod:`tapejit.draw`)."""
-        from .listing import graph_nodes
         from .draw import draw_nodes
+        from .listing import graph_nodes
 
         return draw_nodes(graph_nodes(self), path, title=self.name, **options)
 

@@ -96,13 +96,17 @@ def test_partials_against_mpmath(op):
     g = np.linspace(0.5, 1.5, len(args[0]))
     _, pullback = tj.vjp(function(op), *args)
     got = pullback(g)
-    flags = [p is not None for p in op.pull(Symbol("g"), *map(Symbol, "xyz"[: op.arity]), Symbol("f"))]
+    flags = [
+        p is not None for p in op.pull(Symbol("g"), *map(Symbol, "xyz"[: op.arity]), Symbol("f"))
+    ]
     for i in range(op.arity):
         for k in range(len(g)):
             point = [mpmath.mpf(float(a[k])) for a in args]
 
             def along(t, i=i, point=point):
-                return Exact(op.value(*[Exact(t if j == i else p) for j, p in enumerate(point)])).value
+                return Exact(
+                    op.value(*[Exact(t if j == i else p) for j, p in enumerate(point)])
+                ).value
 
             want = float(mpmath.diff(along, point[i])) * g[k] if flags[i] else 0.0
             np.testing.assert_allclose(got[i][k], want, 2e-12, 1e-14, err_msg=f"operand {i}")

@@ -24,9 +24,7 @@ index = st.integers(0, 10**6)
 steps = st.tuples(st.sampled_from(UNARY + BINARY + STRUCTURE), index, index)
 branching = st.tuples(st.sampled_from(UNARY + BINARY + STRUCTURE + BRANCH), index, index)
 writing = st.tuples(st.sampled_from(UNARY + BINARY + STRUCTURE + WRITES), index, index)
-everything = st.tuples(
-    st.sampled_from(UNARY + BINARY + STRUCTURE + BRANCH + WRITES), index, index
-)
+everything = st.tuples(st.sampled_from(UNARY + BINARY + STRUCTURE + BRANCH + WRITES), index, index)
 MATRIX = np.random.default_rng(5).uniform(-0.5, 0.5, (N, N))
 
 

@@ -9,9 +9,6 @@ from tapejit.interpreters import generate
 PACKAGE = Path(tapejit.__file__).parent
 
 
-
-
-
 def test_generated_kernels_are_current():
     """Regenerating gives the same bytes."""
     assert generate.TARGET.read_text() == generate.kernel_source()

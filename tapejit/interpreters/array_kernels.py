@@ -5,11 +5,10 @@ run compiled and as plain Python.  The strided pair :func:`nd_copy` and :func:`n
 every copy, broadcast, sum, concatenation and in-place write, and their transposes.
 """
 
-import math
-
 import numpy as np
 from numba.extending import register_jitable
 
+from .blas import matmul
 from .layout import (
     BLAS,
     CONTEXT_WORDS,
@@ -19,13 +18,11 @@ from .layout import (
     FORWARD_STOP,
     INDEX_ERROR,
     KERNELS,
-    LINALG_ERROR,
     TILE,
     TILE_BASE,
     TILE_SIZE,
     UNTILED,
 )
-from .blas import cholesky, lu_factor, lu_solve, matmul
 from .memory import call_kernel, f64, i32, i64, operand, tile
 
 REGISTER = 512  # bit of a space word: addressed linearly from the tile's first element

@@ -49,9 +49,7 @@ FLOAT_VALUE = 16
 
 def header_words() -> np.ndarray:
     """Addresses of the types that :func:`run` accepts without asking Python."""
-    return np.array(
-        [id(np.ndarray), id(np.dtype(np.float64)), id(float), id(np.float64)], np.int64
-    )
+    return np.array([id(np.ndarray), id(np.dtype(np.float64)), id(float), id(np.float64)], np.int64)
 
 
 @functools.cache
@@ -79,7 +77,7 @@ def headers_are_known() -> bool:
 
 
 @register_jitable
-def array_data(record, types, address):  # noqa: ANN001, ANN201
+def array_data(record, types, address):
     """Address of the data of a float64 C-contiguous array of the record's shape, or 0."""
     if i64(address + TYPE, 1)[0] != types[0] or i64(address + DESCR, 1)[0] != types[1]:
         return 0
@@ -100,7 +98,7 @@ def array_data(record, types, address):  # noqa: ANN001, ANN201
 
 
 @register_jitable
-def bind(c, types):  # noqa: ANN001, ANN201
+def bind(c, types):
     """Copy small arguments into the arena; point spaces at large ones."""
     records = c[PARAMETERS]
     for k in range(c[N_PARAMETERS]):
@@ -127,7 +125,7 @@ def bind(c, types):  # noqa: ANN001, ANN201
 
 
 @register_jitable
-def overlaps_argument(c, data, size):  # noqa: ANN001, ANN201
+def overlaps_argument(c, data, size):
     """Whether ``size`` doubles at ``data`` share memory with an argument read in place."""
     records = c[PARAMETERS]
     for k in range(c[N_PARAMETERS]):
@@ -140,7 +138,7 @@ def overlaps_argument(c, data, size):  # noqa: ANN001, ANN201
 
 
 @register_jitable
-def prepare_results(c, types):  # noqa: ANN001, ANN201
+def prepare_results(c, types):
     """Check the result arrays; point spaces at those that sweeps write themselves."""
     records = c[RESULTS]
     for k in range(c[N_RESULTS]):
@@ -158,7 +156,7 @@ def prepare_results(c, types):  # noqa: ANN001, ANN201
 
 
 @register_jitable
-def deliver(c):  # noqa: ANN001, ANN201
+def deliver(c):
     """Copy results out of the arena."""
     records = c[RESULTS]
     for k in range(c[N_RESULTS]):
@@ -174,7 +172,7 @@ def deliver(c):  # noqa: ANN001, ANN201
                 t[j] = s[j]
 
 
-def run(ctx, start, what):  # noqa: ANN001, ANN201
+def run(ctx, start, what):
     """Bind arguments, sweep, deliver results, as the bits of ``what`` say; returns a status."""
     c = i64(ctx, CONTEXT_WORDS)
     types = i64(c[TYPES], 4)
@@ -204,7 +202,7 @@ def run(ctx, start, what):  # noqa: ANN001, ANN201
     return DONE
 
 
-def run_one(ctx, argument, result):  # noqa: ANN001, ANN201
+def run_one(ctx, argument, result):
     """Value and gradient for one argument and one array, given by their addresses."""
     c = i64(ctx, CONTEXT_WORDS)
     i64(c[PARAMETERS], 1)[0] = argument
@@ -231,4 +229,3 @@ def entries() -> tuple[Callable, Callable]:
 
     general = compile_entry("int64(int64,int64,int64)", run)
     return general, compile_entry("int64(int64,int64,int64)", run_one)
-

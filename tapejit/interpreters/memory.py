@@ -53,8 +53,8 @@ def i64(address: int, n: int) -> np.ndarray:
 
 def _pointer_to(numba_type: types.Type) -> Callable:
     @intrinsic
-    def pointer(typingctx, address):  # noqa: ANN001, ANN202
-        def codegen(context, builder, signature, args):  # noqa: ANN001, ANN202
+    def pointer(typingctx, address):
+        def codegen(context, builder, signature, args):
             return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
 
         return types.CPointer(numba_type)(types.int64), codegen
@@ -69,22 +69,22 @@ _u32_pointer = _pointer_to(types.uint32)
 
 
 @overload(f64, inline="never")
-def _f64(address, n):  # noqa: ANN001, ANN202
+def _f64(address, n):
     return lambda address, n: carray(_f64_pointer(address), n)
 
 
 @overload(i32, inline="never")
-def _i32(address, n):  # noqa: ANN001, ANN202
+def _i32(address, n):
     return lambda address, n: carray(_i32_pointer(address), n)
 
 
 @overload(u32, inline="never")
-def _u32(address, n):  # noqa: ANN001, ANN202
+def _u32(address, n):
     return lambda address, n: carray(_u32_pointer(address), n)
 
 
 @overload(i64, inline="never")
-def _i64(address, n):  # noqa: ANN001, ANN202
+def _i64(address, n):
     return lambda address, n: carray(_i64_pointer(address), n)
 
 
@@ -92,9 +92,7 @@ def _i64(address, n):  # noqa: ANN001, ANN202
 def operand(context: np.ndarray, words: np.ndarray, at: int) -> int:
     """Address of the operand (space, offset) that stands at word ``at`` of an instruction."""
     space = words[at]
-    return context[space & 255] + 8 * (
-        np.int64(words[at + 1]) + (space >> 8) * context[0]
-    )
+    return context[space & 255] + 8 * (np.int64(words[at + 1]) + (space >> 8) * context[0])
 
 
 @register_jitable
@@ -109,8 +107,8 @@ def call_kernel(function: int, context: int, instruction: int) -> int:
 
 
 @intrinsic
-def _call_address(typingctx, function, context, instruction):  # noqa: ANN001, ANN202
-    def codegen(cgctx, builder, signature, args):  # noqa: ANN001, ANN202
+def _call_address(typingctx, function, context, instruction):
+    def codegen(cgctx, builder, signature, args):
         int64 = ir.IntType(64)
         callee = builder.inttoptr(args[0], ir.FunctionType(int64, [int64, int64]).as_pointer())
         return builder.call(callee, [args[1], args[2]])
@@ -119,5 +117,5 @@ def _call_address(typingctx, function, context, instruction):  # noqa: ANN001, A
 
 
 @overload(call_kernel, inline="never")
-def _call_kernel(function, context, instruction):  # noqa: ANN001, ANN202
+def _call_kernel(function, context, instruction):
     return lambda function, context, instruction: _call_address(function, context, instruction)

@@ -128,7 +128,7 @@ class _Builder:
             return
         self._remove_dead_calls(needed, buffers, need)
 
-    def _remove_dead_calls(self, needed: np.ndarray, buffers: set[int], need) -> None:  # noqa: ANN001
+    def _remove_dead_calls(self, needed: np.ndarray, buffers: set[int], need) -> None:
         arity, _, _ = tables()
         tape = self.tape
         marks = np.zeros(_marks(tape), np.uint8)
@@ -249,7 +249,9 @@ class _Builder:
             for view in call.operands:
                 if view.buffer != SCALAR:
                     whole_view = view == self._whole(view.buffer, call, view)
-                    inside[view.buffer] = inside.get(view.buffer, 0) + (1 if whole_view else -(10**6))
+                    inside[view.buffer] = inside.get(view.buffer, 0) + (
+                        1 if whole_view else -(10**6)
+                    )
         for call in segment.calls:
             if call.op == "sum":
                 continue
@@ -315,7 +317,7 @@ class _Builder:
                         mark(call.operands[-1])
         return targets
 
-    def _mark_written_buffers(self, segment: _Segment, marks: np.ndarray, mark) -> None:  # noqa: ANN001
+    def _mark_written_buffers(self, segment: _Segment, marks: np.ndarray, mark) -> None:
         rows = self.code[segment.first : segment.last]
         targets = np.unique(rows[rows[:, 0] == layout.WRITE, 2])
         targets = targets[targets >= ARRAY] - ARRAY
@@ -353,9 +355,7 @@ class _Builder:
                 emit_call(self.frame, stream, segment.calls[0])
         return stream, starts
 
-    def emit_tangent(
-        self, segments: list[_Segment], targets: Targets
-    ) -> tuple[Stream, np.ndarray]:
+    def emit_tangent(self, segments: list[_Segment], targets: Targets) -> tuple[Stream, np.ndarray]:
         """Values and tangents in one sweep; every intermediate is stored."""
         stream = Stream()
         starts = np.zeros(len(self.code), np.int32)
@@ -556,7 +556,9 @@ def inline(
     return [frame.place(leaf.view) for leaf in tape.outputs]
 
 
-def build(tape: Tape, wrt: tuple[int, ...] = (), mode: str = "value", scalar_seed: bool = False) -> Code:
+def build(
+    tape: Tape, wrt: tuple[int, ...] = (), mode: str = "value", scalar_seed: bool = False
+) -> Code:
     """Lower a tape.
 
     Parameters
@@ -618,8 +620,8 @@ def build(tape: Tape, wrt: tuple[int, ...] = (), mode: str = "value", scalar_see
         forward, reverse, tangent_words, arena.size + 8, layout.TILE * arena.registers.most,
         (offsets, np.array(list(arena.scalar_constants.values()))), np.concatenate(constants),
         arena.large_constants, builder.parameters(), values, gradients, tangents_in,
-        tangents_out, [s for s in seeds if s is not None], np.maximum.accumulate(starts), frame.scalar_base,
-        frame.array_base, rewrites,
+        tangents_out, [s for s in seeds if s is not None], np.maximum.accumulate(starts),
+        frame.scalar_base, frame.array_base, rewrites,
     )  # fmt: skip
 
 
@@ -629,4 +631,3 @@ def _seed(arena: Arena, view: View, scalar_seed: bool) -> Slot:
     if scalar_seed:
         arena.scalar_constants[offset] = 1.0
     return Slot(0, layout.VALUES, offset, view.shape)
-

@@ -85,14 +85,14 @@ class _Writer:
         """Values in the arena can be read beyond their end; nothing there can be written."""
         return place.space in (VALUES, CONSTANTS)
 
-    def value(self, view, keep: bool = False) -> tuple[int, int]:  # noqa: ANN001
+    def value(self, view, keep: bool = False) -> tuple[int, int]:
         """Operand words of a value of the iteration shape."""
         register = self.held.get(view.buffer) if view.buffer != SCALAR else None
         if register is not None and self.is_whole(view):
             return (SCRATCH, register * TILE)
         return self.operand(self.frame.place(view))
 
-    def is_whole(self, view) -> bool:  # noqa: ANN001
+    def is_whole(self, view) -> bool:
         """Whether a view is all of its buffer in order."""
         place = Place(0, 0, view.shape, view.strides)
         return (
@@ -273,7 +273,7 @@ class _Assigned:
 class _ReverseWriter(_Writer):
     """Adds adjoint registers; ``targets`` decides where cotangents outside of the group go."""
 
-    def __init__(self, group: Group, stream: Stream, targets) -> None:  # noqa: ANN001
+    def __init__(self, group: Group, stream: Stream, targets) -> None:
         super().__init__(group, stream)
         self.targets = targets
         self.adjoints: dict[int, int] = {}  # elided buffer -> register of its adjoint
@@ -326,7 +326,7 @@ class _ReverseWriter(_Writer):
     # assigned it.  Additions at another offset fix the direction in which the tiles run; where that
     # doesn't help, the assignment becomes an addition to zeros.
 
-    def tiled_mode(self, view) -> int:  # noqa: ANN001
+    def tiled_mode(self, view) -> int:
         """ASSIGN for the first contribution to a buffer outside of the group, ADD for others."""
         targets, buffer = self.targets, view.buffer
         if buffer not in targets.touched_buffers:
@@ -354,7 +354,7 @@ class _ReverseWriter(_Writer):
             self.body.tail[first.word] = ADD
             self.targets.clear(buffer, self.before, first.offset, self.group.n)
 
-    def target(self, view) -> tuple[tuple[int, int, int], tuple | None]:  # noqa: ANN001
+    def target(self, view) -> tuple[tuple[int, int, int], tuple | None]:
         """Words and mode for an operand's cotangent; and what must follow the instruction."""
         if view.buffer in self.group.elided:
             known = view.buffer in self.adjoints
@@ -372,7 +372,7 @@ class _ReverseWriter(_Writer):
         register = self.registers.take()
         return (SCRATCH, register * TILE, ASSIGN), (register, view, place)
 
-    def spill(self, register: int, view, place: Place) -> None:  # noqa: ANN001
+    def spill(self, register: int, view, place: Place) -> None:
         """Add a register to a strided or scalar adjoint."""
         self.settle(view.buffer)
         self.targets.add_mode(view, self.before)
@@ -384,7 +384,7 @@ class _ReverseWriter(_Writer):
         self.registers.give(register)
 
 
-def lower_reverse(group: Group, stream: Stream, targets) -> None:  # noqa: ANN001
+def lower_reverse(group: Group, stream: Stream, targets) -> None:
     """Cotangents of a group, last operation first, after recomputing what it elided."""
     if group.n == 0:
         return
@@ -402,7 +402,7 @@ def lower_reverse(group: Group, stream: Stream, targets) -> None:  # noqa: ANN00
     writer.finish()
 
 
-def _to_recompute(group: Group, targets) -> list[Call]:  # noqa: ANN001
+def _to_recompute(group: Group, targets) -> list[Call]:
     """The calls whose elided results the reverse kernels read, directly or through another."""
     needed: set[int] = set()
     chosen = []
@@ -425,7 +425,7 @@ def _to_recompute(group: Group, targets) -> list[Call]:  # noqa: ANN001
     return chosen[::-1]
 
 
-def active_operands(call: Call, targets) -> list[bool]:  # noqa: ANN001
+def active_operands(call: Call, targets) -> list[bool]:
     """Which operands of an elementwise call receive cotangents that matter."""
     return [
         is_differentiable and targets.varies(view)
@@ -476,7 +476,7 @@ def _is_identity(name: str, operand: int) -> bool:
     return pull is not None and pull.text == "g"
 
 
-def _passes(writer: _ReverseWriter, op: str, operand: int, view) -> bool:  # noqa: ANN001
+def _passes(writer: _ReverseWriter, op: str, operand: int, view) -> bool:
     """Whether a cotangent can be passed on without a copy."""
     buffer = view.buffer
     return (

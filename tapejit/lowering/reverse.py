@@ -170,4 +170,3 @@ class ReverseLowering:
             if buffer in self.targets.varied_buffers:
                 size = self.frame.tape.buffers[buffer].size
                 self.targets.add_mode(View(buffer, 0, (size,), (1,)), self.stream)
-

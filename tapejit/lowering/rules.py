@@ -37,7 +37,7 @@ def _vjp_tape(
         return None
     kept: list[int] = []
 
-    def run(g, f, *operands):  # noqa: ANN001, ANN002, ANN202
+    def run(g, f, *operands):
         cotangents = rule(g, f, operands, params)
         kept.clear()
         kept.extend(i for i, c in enumerate(cotangents) if c is not None and wanted[i])
@@ -64,7 +64,7 @@ def _jvp_tape(
     if rule is None:
         return None
 
-    def run(f, *rest):  # noqa: ANN001, ANN002, ANN202
+    def run(f, *rest):
         operands, given = rest[: len(shapes)], iter(rest[len(shapes) :])
         tangents = [next(given) if is_active else None for is_active in active]
         out = rule(tangents, f, operands, params)

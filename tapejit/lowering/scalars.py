@@ -41,13 +41,13 @@ def tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return arity, active, reverse
 
 
-def _differentiable(op) -> int:  # noqa: ANN001
+def _differentiable(op) -> int:
     from ..interpreters.generate import pulls
 
     return sum(1 << i for i, pull in enumerate(pulls(op)) if pull is not None)
 
 
-def live(code, keep, needed, arity, first, last):  # noqa: ANN001, ANN201
+def live(code, keep, needed, arity, first, last):
     """Mark as DEAD the rows in [first, last) whose result nobody needs, from the last to the first.
 
     ``keep`` rows and up (counted from the start) may be removed; guards and writes always stay.
@@ -63,7 +63,7 @@ def live(code, keep, needed, arity, first, last):  # noqa: ANN001, ANN201
             needed[code[i, 2 + j]] = 1
 
 
-def count_uses(code, uses, arity):  # noqa: ANN001, ANN201
+def count_uses(code, uses, arity):
     """How often each scalar is an operand."""
     for i in range(code.shape[0]):
         op = code[i, 0]
@@ -73,7 +73,7 @@ def count_uses(code, uses, arity):  # noqa: ANN001, ANN201
                     uses[code[i, 2 + j]] += 1
 
 
-def fuse(code, uses, producer, first, last):  # noqa: ANN001, ANN201
+def fuse(code, uses, producer, first, last):
     """Merge a product that is used once with the sum or difference that uses it.
 
     Two roundings as before; never across a guard (a resumed sweep starts there) or a write (an
@@ -113,12 +113,12 @@ def fuse(code, uses, producer, first, last):  # noqa: ANN001, ANN201
 
 
 @register_jitable
-def address(element, scalar_base, array_base):  # noqa: ANN001, ANN201
+def address(element, scalar_base, array_base):
     """Arena offset of an element."""
     return scalar_base + element if element < ARRAY else array_base + (element - ARRAY)
 
 
-def vary(code, varied, arity, active, first, last, scalar_base, array_base):  # noqa: ANN001, ANN201
+def vary(code, varied, arity, active, first, last, scalar_base, array_base):
     """Which elements depend on a differentiated argument (rows in [first, last))."""
     for i in range(first, last):
         op = code[i, 0]
@@ -137,7 +137,7 @@ def vary(code, varied, arity, active, first, last, scalar_base, array_base):  # 
             varied[out] = mark
 
 
-def emit_forward(code, arity, first, last, scalar_base, array_base, words, at, starts):  # noqa: ANN001, ANN201
+def emit_forward(code, arity, first, last, scalar_base, array_base, words, at, starts):
     """Forward (equally tangent) words of rows [first, last); returns the next free word."""
     for i in range(first, last):
         op = code[i, 0]
@@ -157,7 +157,7 @@ def emit_forward(code, arity, first, last, scalar_base, array_base, words, at, s
 
 def emit_reverse(
     code, arity, active, reverse, first, last, scalar_base, array_base, varied, touched, words, at
-):  # noqa: ANN001, ANN201
+):
     """Reverse words of rows [first, last), last row first; returns the next free word.
 
     Rows whose result no cotangent reaches are left out, and so are operands that do not vary.

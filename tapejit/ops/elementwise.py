@@ -19,7 +19,6 @@ NONZERO = Interval(0.3, 3.0)
 WIDE = Interval(-20.0, 20.0)
 
 
-
 def _special(name):
     """``scipy.special``'s function, imported when first called."""
 
@@ -198,7 +197,11 @@ logaddexp2 = elementwise(
     reference=np.logaddexp2, domain=(REALS, REALS), guarded=True, costly=True,
 )  # fmt: skip
 expit = elementwise(
-    "expit", _sigmoid, partials=lambda x, f: (f * (1 - f),), reference=_special("expit"), costly=True
+    "expit",
+    _sigmoid,
+    partials=lambda x, f: (f * (1 - f),),
+    reference=_special("expit"),
+    costly=True,
 )
 softplus = elementwise(
     "softplus", _softplus, partials=lambda x, f: (_sigmoid(x),),
@@ -330,7 +333,9 @@ fmin = elementwise(
 )  # fmt: skip
 copysign = elementwise(
     "copysign", m.copysign,
-    pull=lambda g, x, y, f: (m.where(x == 0, 0.0, g * m.copysign(1.0, x) * m.copysign(1.0, y)), None),
+    pull=lambda g, x, y, f: (
+        m.where(x == 0, 0.0, g * m.copysign(1.0, x) * m.copysign(1.0, y)), None,
+    ),
     reference=np.copysign, domain=(NONZERO, NONZERO), smooth=False,
 )  # fmt: skip
 
@@ -343,9 +348,7 @@ def _step(name, value, reference, arity=1, kind="b"):
     )
 
 
-sign = _step(
-    "sign", lambda x: m.where(x > 0, 1.0, m.where(x < 0, -1.0, x)), np.sign, kind="="
-)
+sign = _step("sign", lambda x: m.where(x > 0, 1.0, m.where(x < 0, -1.0, x)), np.sign, kind="=")
 floor = _step("floor", m.floor, np.floor, kind="=")
 ceil = _step("ceil", m.ceil, np.ceil, kind="=")
 rint = _step("rint", m.rint, np.rint, kind="f")

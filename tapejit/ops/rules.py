@@ -44,7 +44,7 @@ ELEMENTARY = (
 
 for _name in ELEMENTARY:
     globals()[_name] = function(_name)
-__all__ += ELEMENTARY
+__all__.extend(ELEMENTARY)
 
 where = function("where")
 strong_mul = function("strong_mul")  # g * p, and 0 where g is 0 whatever p is

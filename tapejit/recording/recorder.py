@@ -273,7 +273,7 @@ class Recorder:
         self._dynamic_writes.append(entry)
 
     def _after_dynamic_write(self, element: int, entry: tuple) -> int:
-        """The value of ``element`` before a dynamic write: saved if it was hit, else still there."""
+        """The value of ``element`` before a dynamic write: saved if it was hit, else there."""
         from ..ops.table import OPS
 
         when, buffer, index, positions, save, saved = entry

@@ -787,4 +787,3 @@ RULE_OPS: dict[str, Elementwise] = {
     "atan2": OPS["arctan2"], "pow": OPS["power"], "fabs": OPS["abs"],
     **OPS,
 }  # fmt: skip
-
