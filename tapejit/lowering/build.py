@@ -60,6 +60,11 @@ class Code:
     rewrites: bool  # the reverse sweep undoes in-place writes: run forward again before the next
 
 
+def _tile_from() -> int:
+    """Elementwise operations on more elements than this run in tiles; a register holds one."""
+    return min(settings.tile_from, layout.TILE)
+
+
 class _Segment(NamedTuple):
     """Consecutive rows: scalar code (no calls), one structural call, or an elementwise group."""
 
@@ -216,7 +221,7 @@ class _Builder:
         if not calls or calls[0].op not in OPS:
             return False
         shape = calls[0].result.shape
-        if calls[0].result.size <= settings.tile_from:
+        if calls[0].result.size <= _tile_from():
             return False
         if call.op == "sum":
             (operand,) = call.operands
@@ -236,7 +241,7 @@ class _Builder:
     def group(self, segment: _Segment) -> Group:
         """An elementwise segment, with its register-only intermediates chosen."""
         shape, n = segment.calls[0].result.shape, segment.calls[0].result.size
-        tiled = n > settings.tile_from
+        tiled = n > _tile_from()
         group = Group(self.frame, segment.calls, shape, n, tiled)
         if tiled and segment.first >= self.keep:
             group.elided = self._elided(segment)
@@ -373,7 +378,7 @@ class _Builder:
         varies = [targets.varies(view) for view in call.operands]
         if call.op in OPS:
             n, shape = call.result.size, call.result.shape
-            tiled = n > settings.tile_from
+            tiled = n > _tile_from()
             elementwise.lower_forward(Group(frame, [call], shape, n, tiled), stream)
             elementwise.lower_tangent(call, frame, stream, varies, n, shape, tiled)
             return
@@ -549,7 +554,7 @@ def inline(
                 stream.call("scalar_code", (len(words), *words))
         elif call.op in OPS:
             n = call.result.size
-            group = Group(frame, [call], call.result.shape, n, n > settings.tile_from)
+            group = Group(frame, [call], call.result.shape, n, n > _tile_from())
             elementwise.lower_forward(group, stream)
         else:
             emit_call(frame, stream, call)
