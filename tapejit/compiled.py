@@ -249,8 +249,8 @@ class Variant:
         file, line = path.tape.line(row)
         warnings.warn(
             f"`{self.function.name}` keeps taking new branches (the last one at {file}:{line}); "
-            "from now on each call records it anew. Use np.where (or while_loop) where a branch "
-            "depends on data, or tensors for code that never repeats.",
+            "from now on each call records it anew. Use np.where instead of a branch that depends "
+            "on data, or pass what decides it as a static argument.",
             GuardOverflowWarning,
             stacklevel=2,
         )

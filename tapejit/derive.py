@@ -1,9 +1,9 @@
 """Derivatives as more tape: a stretch of a recording, pulled back or pushed forward by its rules.
 
-Inside of a recording, ``grad(f)(x)`` runs ``f`` on fresh copies of its arguments and then walks the
-rows that this appended: backwards (:func:`pull_back`) or forwards (:func:`push_forward`), with
-every rule evaluated on tracers.  What comes out is more of the same tape, to be optimised, replayed and
-differentiated again; copies of the arguments keep nested derivatives apart.
+Inside of a recording, ``grad(f)(x)`` runs ``f`` on fresh copies of its arguments and then walks
+the rows that this appended: backwards (:func:`pull_back`) or forwards (:func:`push_forward`), with
+every rule evaluated on tracers.  What comes out is more of the same tape, to be optimised, replayed
+and differentiated again; copies of the arguments keep nested derivatives apart.
 """
 
 from __future__ import annotations

@@ -139,7 +139,8 @@ def graph_nodes(tape: Tape) -> list[Node]:
             number = view.offset if view.buffer == SCALAR else ARRAY + view.buffer
             kind = "input" if number in inputs else "constant"
             label = namer.name(view._replace(offset=0) if view.buffer != SCALAR else view)
-            shape = view.shape if view.buffer == SCALAR else (tape.buffers[view.buffer].size,)
+            size = 1 if view.buffer == SCALAR else tape.buffers[view.buffer].size
+            shape = view.shape if view.size == size else (size,)
             made[key(view)] = known = len(nodes)
             nodes.append(Node(known, label.split("[")[0], kind, shape, [], None))
         return known

@@ -8,6 +8,7 @@ other name, it is NumPy.
 
 from __future__ import annotations
 
+import builtins as _builtins
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -15,11 +16,11 @@ from typing import Any
 import numpy as _np
 
 from .recording import functions as _functions
-from .recording import linalg as _linalg
 from .recording import protocol as _protocol
 from .recording.recorder import active as _active
 from .recording.shapes import as_tracer as _as_tracer
 from .recording.shapes import filled as _filled
+from .recording.shapes import unsupported as _unsupported
 from .recording.tracer import is_traced as _is_traced
 from .recording.tracer import recorder_of as _recorder_of
 
@@ -99,8 +100,8 @@ def full(shape: Any, fill_value: Any, dtype: Any = None, *args: Any, **kwargs: A
 def arange(*args: Any, **kwargs: Any) -> Any:
     """Evenly spaced values; traced integers as bounds become guards."""
     if _is_traced(args):
-        if any(getattr(arg, "dtype", _np.dtype(int)).kind == "f" for arg in args):
-            raise _functions.unsupported(
+        if _builtins.any(getattr(arg, "dtype", _np.dtype(int)).kind == "f" for arg in args):
+            raise _unsupported(
                 "np.arange with a traced float (its length would depend on it)",
                 "use start + step * np.arange(n)",
             )
@@ -117,8 +118,7 @@ def linspace(
     """Evenly spaced values between ends, which may be traced."""
     num = _counted(num)
     if not _is_traced((start, stop)):
-        result = _np.linspace(start, stop, num, endpoint, retstep, dtype, axis)
-        return result
+        return _np.linspace(start, stop, num, endpoint, retstep, dtype, axis)
     return _functions.linspace(start, stop, num, endpoint, retstep, dtype, axis)
 
 
@@ -164,8 +164,6 @@ class _Linalg:
 
 linalg = _Linalg()
 
-_OWN = {name for name in globals() if not name.startswith("_")}
-
 
 def _install() -> None:
     """Every function that has a rule, under NumPy's name."""
@@ -180,14 +178,12 @@ def _install() -> None:
 
 _install()
 
-__all__ = sorted(
-    name for name in globals()
+__all__ = sorted(  # noqa: PLE0605
+    name
+    for name in globals()
     if not name.startswith("_") and name not in ("annotations", "functools", "Any", "Callable")
-)  # fmt: skip
+)
 
 
 def __getattr__(name: str) -> Any:
     return getattr(_np, name)
-
-
-assert _linalg and _OWN

@@ -1,12 +1,16 @@
 """Every elementwise operation: value, partials, second order, replay elsewhere, edges."""
 
+import contextlib
+
 import mpmath
 import numpy as np
 import pytest
 
 import tapejit as tj
+from tapejit.interpreters import entry, layout
 from tapejit.ops.rules import Symbol
 from tapejit.ops.table import OPS, Elementwise
+from tapejit.program import Program, Workspace
 from tapejit.recording.tracer import apply, is_traced
 
 mpmath.mp.dps = 40
@@ -151,24 +155,96 @@ def test_empty_arrays(op):
     assert tj.jit(function(op))(*args).shape == (0, 3)
 
 
-@pytest.mark.parametrize("op", DIFFERENTIABLE, ids=lambda op: op.name)
-def test_kernels_as_plain_python(op):
+def subsets(op: Elementwise) -> list[list[int]]:
+    """Every nonempty set of operands that move."""
+    return [[i for i in range(op.arity) if bits >> i & 1] for bits in range(1, 1 << op.arity)]
+
+
+def restricted(f, args, moving):
+    """``f`` of the moving operands, the others fixed."""
+
+    def g(*moved):
+        full = list(args)
+        for i, value in zip(moving, moved, strict=True):
+            full[i] = value
+        return f(*full)
+
+    return g
+
+
+def everything(op: Elementwise, args: list) -> list[np.ndarray]:
+    """Values, tangents and cotangents for every set of moving operands, assigned and added."""
+    found = [np.asarray(tj.jit(function(op))(*args), float)]
+    if op.pull is None:
+        f = function(op)
+        _, tangent = tj.jvp(f, args, args)
+        return [*found, tangent, tj.vjp(f, *args)[1](np.ones(np.shape(args[0]))[()])[0]]
+    once = function(op)
+    for moving in subsets(op):
+        moved = [args[i] for i in moving]
+        f = restricted(once, args, moving)
+        found.append(tj.jvp(f, moved, [0.5 * m for m in moved])[1])
+        value, pullback = tj.vjp(lambda *m, f=f: f(*m) + 2.0 * f(*m), *moved)
+        found += pullback(np.linspace(1.0, 2.0, np.size(value)).reshape(np.shape(value))[()])
+    return found
+
+
+@pytest.mark.parametrize("shape", ["scalars", "arrays"])
+@pytest.mark.parametrize("op", ALL, ids=lambda op: op.name)
+def test_kernels_as_plain_python(op, shape):
     """The same kernels uncompiled: coverage sees them, and they agree with compiled ones."""
     args = sample(op, 9)
-    w = np.linspace(1.0, 2.0, 9)
-    value, pullback = tj.vjp(function(op), *args)
-    want = pullback(w)
-    scalars = [float(a[0]) for a in args]
-    _, tangent = tj.jvp(function(op), scalars, [1.0] * op.arity)
+    if shape == "scalars":
+        args = [float(a[0]) for a in args]
+    want = everything(op, args)
     with tj.testing.plain_python():
-        plain_value, plain_pullback = tj.vjp(function(op), *args)
-        np.testing.assert_allclose(plain_value, value, 1e-13, 1e-15)
-        for a, b in zip(plain_pullback(w), want, strict=True):
-            np.testing.assert_allclose(a, b, 1e-12, 1e-15)
-        _, plain_tangent = tj.jvp(function(op), scalars, [1.0] * op.arity)
-        np.testing.assert_allclose(plain_tangent, tangent, 1e-12, 1e-15)
-        tj.jvp(function(op), args, args)
-        tj.vjp(function(op), *scalars)[1](1.0)
+        got = everything(op, args)
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, 1e-12, 1e-15)
+
+
+def test_moving_subsets_agree_with_all_moving():
+    """Reverse op codes for fewer operands give the same cotangents."""
+    for op in DIFFERENTIABLE:
+        args = [float(a[0]) for a in sample(op)]
+        full = tj.vjp(function(op), *args)[1](1.0)
+        for moving in subsets(op):
+            part = tj.vjp(restricted(function(op), args, moving), *[args[i] for i in moving])[1](
+                1.0
+            )
+            np.testing.assert_allclose(part, [full[i] for i in moving], 1e-14)
+
+
+@pytest.mark.parametrize("sweep", ["forward", "reverse", "tangent"])
+def test_an_unknown_op_code_is_an_error_not_an_endless_loop(sweep):
+    mode = {"forward": "value", "reverse": "gradient", "tangent": "tangent"}[sweep]
+    tape = tj.trace(lambda x: np.sin(x), 0.5)
+    for plain in (False, True):
+        with tj.testing.plain_python() if plain else contextlib.nullcontext():
+            program = Program(tape, (0,), mode, False)
+            getattr(program.code, sweep)[0] = 9999
+            workspace = Workspace(program)
+            what = {"forward": 1, "reverse": 2, "tangent": 4}[sweep]
+            assert workspace.run(what) == layout.UNKNOWN_OP
+
+
+def test_entry_for_one_argument_as_plain_python():
+    """The short way's entry, uncompiled: delivers, and refuses what does not fit."""
+    x, out = np.array([0.1, 0.2, 0.3]), np.empty(3)
+    with tj.testing.plain_python():
+        tape = tj.trace(lambda x: np.sum(np.sin(x) * x), x)
+        program = Program(tape, (0,), "gradient", True)
+        workspace = Workspace(program)
+        workspace.prepare([*program.code.gradients, *program.code.values], "gradient")
+        assert entry.run_one(workspace.address, id(x), id(out)) == layout.DONE
+        np.testing.assert_allclose(out, np.sin(x) + x * np.cos(x), 1e-15)
+        np.testing.assert_allclose(workspace.scalars[1], np.sum(np.sin(x) * x), 1e-15)
+        for wrong in (x[:2], x[::2], x.astype(np.float32), x.reshape(1, 3), 2.0, np.zeros(4)):
+            status = entry.run_one(workspace.address, id(wrong), id(out))
+            assert status == layout.ARGUMENT_CHANGED
+        frozen = np.empty(3)
+        frozen.flags.writeable = False
+        assert entry.run_one(workspace.address, id(x), id(frozen)) == layout.ARGUMENT_CHANGED
 
 
 def test_zero_cotangent_contributes_nothing():

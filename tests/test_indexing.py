@@ -250,7 +250,7 @@ def recording(function, *args):
         (lambda x: np.nonzero(x), tj.TracedShapeError, "np.where"),
         (lambda x: x[9], IndexError, "out of bounds"),
         (lambda x: x[[0, 9]], IndexError, "out of bounds"),
-        (lambda x: x[0.5], IndexError, "integers"),
+        (lambda x: x[0.5], IndexError, "integer"),
         (lambda x: x[x[0]], IndexError, "astype"),
         (lambda x: x[np.ones(4, bool)], IndexError, "boolean index"),
         (lambda x: x[0, 0], IndexError, "too many indices"),
@@ -302,7 +302,9 @@ def test_writing_into_a_plain_array_names_the_remedy(index, value):
         out[index] = value(x)
         return out
 
-    with pytest.raises(TypeError, match=r"np\.zeros_like\(x\)[^\n]*tapejit\.numpy\.zeros") as caught:
+    with pytest.raises(
+        TypeError, match=r"np\.zeros_like\(x\)[^\n]*tapejit\.numpy\.zeros"
+    ) as caught:
         recording(f, V)
     assert "test_indexing.py" in str(caught.value)
 

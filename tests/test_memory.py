@@ -81,7 +81,7 @@ def test_a_replay_without_a_buffer_allocates_the_gradient_alone():
         g(x)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert x.nbytes <= peak - before < x.nbytes + 500
+    assert x.nbytes <= peak - before < x.nbytes + 1000
 
 
 def test_several_buffers_allocate_nothing_either():

@@ -28,7 +28,11 @@ def moved(args):
 
 
 def flatten(tree):
-    return [leaf for part in tree for leaf in flatten(part)] if isinstance(tree, (tuple, list)) else [tree]
+    return (
+        [leaf for part in tree for leaf in flatten(part)]
+        if isinstance(tree, (tuple, list))
+        else [tree]
+    )
 
 
 def recorded(function, args):
@@ -353,3 +357,249 @@ def test_derivatives(case):
     if name in NOT_DIFFERENTIATED or any(np.asarray(r).dtype.kind != "f" for r in results):
         return
     tj.testing.check_grads(function, args, order=1, step=1e-4)
+
+
+# --- SciPy, methods, the namespace ----------------------------------------------------------------
+
+SPECIAL = {
+    "erf": lambda x: tsp.erf(x),
+    "erfc": lambda x: tsp.erfc(x),
+    "expit": lambda x: tsp.expit(x - 1),
+    "log_expit": lambda x: tsp.log_expit(x - 1),
+    "logit": lambda x: tsp.logit(x / 4),
+    "ndtr": lambda x: tsp.ndtr(x),
+    "log_ndtr": lambda x: tsp.log_ndtr(x - 2),
+    "xlogy": lambda x: tsp.xlogy(x, x + 1),
+    "xlog1py": lambda x: tsp.xlog1py(x, x),
+    "entr": lambda x: tsp.entr(x),
+    "rel_entr": lambda x: tsp.rel_entr(x, x**2),
+    "kl_div": lambda x: tsp.kl_div(x, x**2),
+    "log1p": lambda x: tsp.log1p(x),
+    "logsumexp": lambda x: tsp.logsumexp(x, axis=1),
+    "logsumexp_weighted": lambda x: tsp.logsumexp(x, axis=0, b=np.array([[1.0], [2.0], [0.5]])),
+    "logsumexp_keep": lambda x: tsp.logsumexp(x, keepdims=True),
+    "softmax": lambda x: tsp.softmax(x, axis=1),
+    "log_softmax": lambda x: tsp.log_softmax(x, axis=0),
+}
+
+
+@pytest.mark.parametrize("name", SPECIAL)
+def test_special_functions(name):
+    function = SPECIAL[name]
+    (value,) = recorded(function, [M])
+    np.testing.assert_allclose(value, function(M), rtol=1e-12)
+    (there,) = moved([M])
+    compiled = tj.jit(function)
+    compiled(M)
+    np.testing.assert_allclose(compiled(there), function(there), rtol=1e-12)
+    tj.testing.check_grads(function, (M,), order=2, step=3e-4, atol=1e-5, rtol=1e-5)
+
+
+def test_softplus():
+    np.testing.assert_allclose(tj.jit(tsp.softplus)(V), tsp.softplus(V))
+    assert tsp.gamma(5.0) == 24.0
+
+
+def test_zeros_and_infinities_of_the_entropies():
+    x = np.array([0.0, 1.0, -1.0, 0.0])
+    y = np.array([2.0, 0.0, 1.0, 0.0])
+    for name in ("xlogy", "rel_entr", "kl_div"):
+        ours, theirs = getattr(tsp, name), getattr(special, name)
+        np.testing.assert_array_equal(tj.jit(ours)(x, y), theirs(x, y))
+    np.testing.assert_array_equal(tj.jit(tsp.entr)(x), special.entr(x))
+    gradient = tj.grad(lambda x, y: np.sum(tsp.xlogy(x, y)))(np.zeros(2), np.zeros(2))
+    assert np.isfinite(gradient).all()
+
+
+def test_logsumexp_of_infinities():
+    for x in ([-np.inf, -np.inf], [-np.inf, 0.0], [np.inf, 0.0], [1e3, 1e3]):
+        x = np.array(x)
+        assert tj.jit(tsp.logsumexp)(x) == special.logsumexp(x)
+    gradient = tj.grad(tsp.logsumexp)(np.array([-np.inf, 0.0, 0.0]))
+    np.testing.assert_array_equal(gradient, [0.0, 0.5, 0.5])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sum", "mean", "prod", "max", "min", "var", "std", "any", "all", "argmax", "argmin",
+        "ravel",
+        "flatten", "transpose", "squeeze", "round", "cumsum", "cumprod", "argsort", "copy",
+        "diagonal", "trace", "conj", "nonzero",
+    ],
+)  # fmt: skip
+def test_methods_exist_and_agree(name):
+    if name == "nonzero":
+        with pytest.raises(tj.TracedShapeError):
+            recorded(lambda x: x.nonzero(), [M])
+        return
+    (value,) = recorded(lambda x: getattr(x, name)(), [M])
+    np.testing.assert_allclose(value, getattr(M, name)())
+
+
+def test_attributes():
+    def f(x):
+        assert (x.shape, x.ndim, x.size, len(x), x.dtype) == ((3, 4), 2, 12, 3, np.float64)
+        assert (x.itemsize, x.nbytes, x.strides) == (8, 96, (32, 8))
+        assert (np.shape(x), np.ndim(x), np.size(x), np.size(x, 1)) == ((3, 4), 2, 12, 4)
+        assert np.result_type(x, 1) == np.float64
+        assert np.isrealobj(x)
+        assert not np.iscomplexobj(x)
+        assert not hasattr(x, "no_such_name")
+        assert not hasattr(x, "exp")
+        assert "Traced" in repr(x)
+        assert x.imag.value.sum() == 0
+        return x.real.mT + x.flat[0]
+
+    np.testing.assert_allclose(tj.jit(f)(M), M.T + M[0, 0])
+
+
+def test_object_arrays_of_traced_values():
+    def f(x):
+        pair = np.array([x[0], x[1] * 2])
+        total = np.sum(pair) + pair @ x[:2] + np.dot(pair, np.array([1.0, 2.0])) + pair.max()
+        return np.sqrt(pair) + np.logical_not(pair) + total + np.log(pair) * np.linalg.norm(pair)
+
+    def plain(x):
+        pair = np.array([x[0], x[1] * 2])
+        total = np.sum(pair) + pair @ x[:2] + np.dot(pair, np.array([1.0, 2.0])) + pair.max()
+        return np.sqrt(pair) + total + np.log(pair) * np.linalg.norm(pair)
+
+    np.testing.assert_allclose(tj.jit(f)(V), plain(V))
+    tj.testing.check_grads(f, (V,))
+
+
+CREATION = {
+    "zeros": lambda np_, x: np_.zeros((2, 6)) + x,
+    "ones": lambda np_, x: np_.ones(6, dtype=int) * x,
+    "full": lambda np_, x: np_.full((2, 2), x[0]),
+    "full_constant": lambda np_, x: np_.full(6, 2) * x,
+    "full_row": lambda np_, x: np_.full((2, 6), x),
+    "empty": lambda np_, x: np_.empty(6).shape[0] * x,
+    "eye": lambda np_, x: np_.eye(6) @ x,
+    "arange": lambda np_, x: np_.arange(6) * x,
+    "arange_traced": lambda np_, x: np_.arange(np_.argmax(x) + 1) * x[0],
+    "linspace": lambda np_, x: np_.linspace(x[0], x[1], 4, endpoint=False),
+    "linspace_constant": lambda np_, x: np_.linspace(0, 1, 6) * x,
+    "linspace_rows": lambda np_, x: np_.linspace(x, 2.0, 3, axis=1),
+    "geomspace": lambda np_, x: np_.geomspace(x[0], x[1], 4),
+    "logspace": lambda np_, x: np_.logspace(x[0], x[1], 4),
+    "array": lambda np_, x: np_.array([[x[0], 1.0], [2, x[1]]]) * np_.array([1, 2]),
+    "array_of_rows": lambda np_, x: np_.array([x, x * 2, np.ones(6)], ndmin=3),
+    "asarray": lambda np_, x: np_.asarray(x, dtype=float) + np_.asarray([1.0]),
+    "other": lambda np_, x: np_.stack([x, np_.float64(np_.pi) * x]),
+    "sums": lambda np_, x: np_.sum([x[0], x[1]]) + np_.mean([x[0], x[1]]),
+    "norm": lambda np_, x: np_.linalg.norm([x[0], x[1]]) + np_.linalg.det(np_.eye(2)),
+    "where": lambda np_, x: np_.where(x > 1, 1, [0, 1, 2, 3, 4, 5]),
+}
+
+
+@pytest.mark.parametrize("name", CREATION)
+def test_the_namespace(name):
+    function = CREATION[name]
+    want = function(np, V)
+    for got in (tj.jit(lambda x: function(tnp, x))(V), function(tnp, V)):
+        assert np.shape(got) == np.shape(want)
+        assert np.asarray(got).dtype == np.asarray(want).dtype
+        np.testing.assert_allclose(got, want)
+    if np.asarray(want).dtype.kind == "f":
+        tj.testing.check_grads(lambda x: function(tnp, x), (V,), step=1e-4)
+
+
+def test_the_namespace_outside_of_a_recording_is_numpys():
+    assert type(tnp.zeros(3)) is np.ndarray
+    assert type(tnp.sum(np.ones(3))) is np.float64
+    assert tnp.fft is np.fft
+    assert tnp.linalg.eigvals is np.linalg.eigvals
+    assert "einsum" in tnp.__all__
+    with pytest.raises(AttributeError):
+        _ = tnp.no_such_name
+
+
+def test_singular_matrices_have_a_determinant_and_a_gradient():
+    for n in (2, 3, 4):
+        a = np.ones((n, n))
+        assert tj.jit(np.linalg.det)(a) == np.linalg.det(a) == 0.0
+    cofactors = tj.grad(np.linalg.det)(np.ones((2, 2)))
+    np.testing.assert_array_equal(cofactors, [[1.0, -1.0], [-1.0, 1.0]])
+
+
+def test_one_instruction_each():
+    """The common operations do not compose."""
+    for function in (
+        lambda x: np.sum(x),
+        lambda x: x @ np.ones(4),
+        lambda x: np.max(x, axis=1),
+        lambda x: np.concatenate([x, x]),
+        lambda x: np.einsum("ij,kj->ik", x, x),
+        lambda x: np.tensordot(x, x, 2),
+        lambda x: x[[0, 2]],
+        lambda x: np.tril(x),
+        lambda x: np.tile(x[None], (3, 1, 1)),
+    ):
+        assert len(tj.trace(function, M)) == 1
+    assert len(tj.trace(lambda x: x.T.reshape(4, 3)[1:, None].squeeze(1)[::-1], M)) == 0
+
+
+@pytest.mark.parametrize(
+    ("function", "error", "words"),
+    [
+        (lambda x: np.fft.fft(x), tj.UnsupportedError, "numpy.fft.fft"),
+        (lambda x: np.linalg.svd(x), tj.UnsupportedError, "svd"),
+        (lambda x: np.spacing(x), tj.UnsupportedError, "spacing"),
+        (lambda x: special.gamma(x), tj.UnsupportedError, "gamma"),
+        (lambda x: np.unique(x), tj.TracedShapeError, "np.unique"),
+        (lambda x: np.argsort(x) & 1, tj.UnsupportedError, "bitwise_and"),
+        (lambda x: np.add.reduceat(x, [0, 1]), tj.UnsupportedError, "reduceat"),
+        (lambda x: np.arctan2.reduce(x), tj.UnsupportedError, "arctan2.reduce"),
+        (lambda x: np.exp(x, where=x > 1), tj.UnsupportedError, "np.where"),
+        (lambda x: np.quantile(x, x[0, 0]), tj.UnsupportedError, "constant"),
+        (lambda x: np.repeat(x, np.argsort(x[0])), tj.TracedShapeError, "np.repeat"),
+        (lambda x: np.bincount(np.argsort(x[0])), tj.TracedShapeError, "bincount"),
+        (lambda x: np.pad(x, 1, mode="mean"), tj.UnsupportedError, "mode='mean'"),
+        (lambda x: np.linalg.norm(x, 2), tj.UnsupportedError, "singular"),
+        (lambda x: np.linalg.inv(x), np.linalg.LinAlgError, "square"),
+        (lambda x: x @ x, ValueError, "matmul"),
+        (lambda x: x.reshape(5, 5), ValueError, "reshape"),
+        (lambda x: np.sum(x, axis=2), np.exceptions.AxisError, "axis 2"),
+        (lambda x: np.sum(x, axis=(0, 0)), ValueError, "duplicate"),
+        (lambda x: np.max(x[:0]), ValueError, "zero-size"),
+        (lambda x: np.max(x, where=x > 1), ValueError, "initial"),
+        (lambda x: np.einsum("ij,jk", x), ValueError, "einsum"),
+        (lambda x: np.einsum("ijk", x), ValueError, "einsum"),
+        (lambda x: np.argsort(x) ** -1, ValueError, "negative integer powers"),
+        (lambda x: x + np.array(["a"]), tj.TraceError, "dtype"),
+        (lambda x: x + 1j, tj.TraceError, "complex"),
+        (lambda x: x.astype(complex), tj.TraceError, "complex"),
+        (lambda x: np.asarray(x), tj.TraceError, "tapejit.numpy"),
+        (lambda x: tnp.arange(x[0, 0]), tj.UnsupportedError, "np.arange"),
+        (lambda x: np.split(x, 3, axis=1), ValueError, "equal division"),
+        (lambda x: np.cross(x, x), ValueError, "3 components"),
+    ],
+)
+def test_errors(function, error, words):
+    with pytest.raises(error, match=words) as caught:
+        tj.jit(function)(M)
+    if isinstance(caught.value, tj.TapejitError):
+        assert "test_numpy_functions.py" in str(caught.value)
+
+
+def test_empty_arrays():
+    x = np.zeros((0, 3))
+    for function in (np.sum, np.prod, lambda x: np.sum(x, axis=0), lambda x: x @ np.ones(3),
+                     lambda x: np.concatenate([x, x]), np.any, np.all, lambda x: x.T + 1,
+                     lambda x: np.cumsum(x, axis=0), lambda x: np.sort(x, axis=1),
+                     lambda x: np.max(x, axis=1), lambda x: np.max(x, initial=2.0)):  # fmt: skip
+        got, want = tj.jit(function)(x), function(x)
+        assert np.shape(got) == np.shape(want)
+        np.testing.assert_array_equal(got, want)
+
+
+def test_nan_and_ties():
+    x = np.array([1.0, np.nan, 3.0])
+    for function in (np.max, np.sum, np.median, np.nanmax, np.argmax, lambda x: np.sort(x)):
+        np.testing.assert_array_equal(tj.jit(function)(x), function(x))
+    np.testing.assert_array_equal(tj.grad(np.max)(np.array([1.0, 2.0, 2.0])), [0.0, 0.5, 0.5])
+    np.testing.assert_array_equal(
+        tj.grad(lambda x: np.prod(x))(np.array([0.0, 2.0, 3.0])), [6.0, 0.0, 0.0]
+    )

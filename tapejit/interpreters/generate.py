@@ -258,6 +258,11 @@ def pull_words(op: Elementwise) -> dict[str, int]:
     return words
 
 
+def _first(parts: list[Symbol | None]) -> str:
+    """The first operand that carries derivatives."""
+    return next(name for name, part in zip(OPERANDS, parts, strict=False) if part is not None)
+
+
 def _pull_kernel(op: Elementwise, kind: str) -> list[str]:
     """Reverse: one source ``g``, a target for each operand; tangent: the other way round."""
     parts = pulls(op)
@@ -277,7 +282,9 @@ def _pull_kernel(op: Elementwise, kind: str) -> list[str]:
         lines.append("if mode != SKIP:")
         lines.append("    " + _operand(field, words["d" + name]))
         body = _element_loads(pull.uses)
-        for word, sign in (("ASSIGN", "="), ("ADD", "+=")):
+        # A tangent is assigned by the first operand that moves, and added to by later ones.
+        first_tangent = kind == "tangent" and name == _first(parts)
+        for word, sign in (("ASSIGN", "="),) if first_tangent else (("ASSIGN", "="), ("ADD", "+=")):
             lines.append(f"    {'if' if sign == '=' else 'elif'} mode == {word}:")
             lines.append("        for k in range(n):")
             lines += _indent(body, 3)

@@ -1781,10 +1781,6 @@ def add_tangent(ctx, ins):
             for k in range(n):
                 g = gs[k]
                 ds[k] = g
-        elif mode == ADD:
-            for k in range(n):
-                g = gs[k]
-                ds[k] += g
     mode = p[14]
     if mode != SKIP:
         gs = f64(operand(c, p, 12), n)
@@ -1855,10 +1851,6 @@ def sub_tangent(ctx, ins):
             for k in range(n):
                 g = gs[k]
                 ds[k] = g
-        elif mode == ADD:
-            for k in range(n):
-                g = gs[k]
-                ds[k] += g
     mode = p[14]
     if mode != SKIP:
         gs = f64(operand(c, p, 12), n)
@@ -1938,11 +1930,6 @@ def mul_tangent(ctx, ins):
                 g = gs[k]
                 y = ys[k]
                 ds[k] = g * y
-        elif mode == ADD:
-            for k in range(n):
-                g = gs[k]
-                y = ys[k]
-                ds[k] += g * y
     mode = p[14]
     if mode != SKIP:
         gs = f64(operand(c, p, 12), n)
@@ -2026,11 +2013,6 @@ def div_tangent(ctx, ins):
                 g = gs[k]
                 y = ys[k]
                 ds[k] = g * (1.0 / y) if g != 0.0 else 0.0
-        elif mode == ADD:
-            for k in range(n):
-                g = gs[k]
-                y = ys[k]
-                ds[k] += g * (1.0 / y) if g != 0.0 else 0.0
     mode = p[14]
     if mode != SKIP:
         gs = f64(operand(c, p, 12), n)
@@ -2092,10 +2074,6 @@ def positive_tangent(ctx, ins):
             for k in range(n):
                 g = gs[k]
                 ds[k] = g
-        elif mode == ADD:
-            for k in range(n):
-                g = gs[k]
-                ds[k] += g
     return DONE
 
 
@@ -2154,10 +2132,6 @@ def neg_tangent(ctx, ins):
             for k in range(n):
                 g = gs[k]
                 ds[k] = -g
-        elif mode == ADD:
-            for k in range(n):
-                g = gs[k]
-                ds[k] += -g
     return DONE
 
 
@@ -2239,11 +2213,6 @@ def muladd_tangent(ctx, ins):
                 g = gs[k]
                 y = ys[k]
                 ds[k] = g * y
-        elif mode == ADD:
-            for k in range(n):
-                g = gs[k]
-                y = ys[k]
-                ds[k] += g * y
     mode = p[16]
     if mode != SKIP:
         gs = f64(operand(c, p, 14), n)
@@ -2349,11 +2318,6 @@ def submul_tangent(ctx, ins):
                 g = gs[k]
                 y = ys[k]
                 ds[k] = g * (-y)
-        elif mode == ADD:
-            for k in range(n):
-                g = gs[k]
-                y = ys[k]
-                ds[k] += g * (-y)
     mode = p[16]
     if mode != SKIP:
         gs = f64(operand(c, p, 14), n)
@@ -2459,11 +2423,6 @@ def mulsub_tangent(ctx, ins):
                 g = gs[k]
                 y = ys[k]
                 ds[k] = g * y
-        elif mode == ADD:
-            for k in range(n):
-                g = gs[k]
-                y = ys[k]
-                ds[k] += g * y
     mode = p[16]
     if mode != SKIP:
         gs = f64(operand(c, p, 14), n)
@@ -2556,11 +2515,6 @@ def strong_mul_tangent(ctx, ins):
                 g = gs[k]
                 y = ys[k]
                 ds[k] = g * y if g != 0.0 else 0.0
-        elif mode == ADD:
-            for k in range(n):
-                g = gs[k]
-                y = ys[k]
-                ds[k] += g * y if g != 0.0 else 0.0
     mode = p[14]
     if mode != SKIP:
         gs = f64(operand(c, p, 12), n)
@@ -2625,11 +2579,6 @@ def square_tangent(ctx, ins):
                 g = gs[k]
                 x = xs[k]
                 ds[k] = g * (2.0 * x)
-        elif mode == ADD:
-            for k in range(n):
-                g = gs[k]
-                x = xs[k]
-                ds[k] += g * (2.0 * x)
     return DONE
 
 
@@ -2681,11 +2630,6 @@ def reciprocal_tangent(ctx, ins):
                 f = fs[k]
                 g = gs[k]
                 ds[k] = g * (-(f * f)) if g != 0.0 else 0.0
-        elif mode == ADD:
-            for k in range(n):
-                f = fs[k]
-                g = gs[k]
-                ds[k] += g * (-(f * f)) if g != 0.0 else 0.0
     return DONE
 
 
@@ -2761,12 +2705,6 @@ def power_tangent(ctx, ins):
                 x = xs[k]
                 y = ys[k]
                 ds[k] = g * (0.0 if (y == 0.0) else (y * pow(x, (y - 1.0)))) if g != 0.0 else 0.0
-        elif mode == ADD:
-            for k in range(n):
-                g = gs[k]
-                x = xs[k]
-                y = ys[k]
-                ds[k] += g * (0.0 if (y == 0.0) else (y * pow(x, (y - 1.0)))) if g != 0.0 else 0.0
     mode = p[14]
     if mode != SKIP:
         gs = f64(operand(c, p, 12), n)
@@ -2833,11 +2771,6 @@ def sqrt_tangent(ctx, ins):
                 f = fs[k]
                 g = gs[k]
                 ds[k] = g * (0.5 / f) if g != 0.0 else 0.0
-        elif mode == ADD:
-            for k in range(n):
-                f = fs[k]
-                g = gs[k]
-                ds[k] += g * (0.5 / f) if g != 0.0 else 0.0
     return DONE
 
 
@@ -2894,12 +2827,6 @@ def cbrt_tangent(ctx, ins):
                 g = gs[k]
                 x = xs[k]
                 ds[k] = g * (f / (3.0 * x)) if g != 0.0 else 0.0
-        elif mode == ADD:
-            for k in range(n):
-                f = fs[k]
-                g = gs[k]
-                x = xs[k]
-                ds[k] += g * (f / (3.0 * x)) if g != 0.0 else 0.0
     return DONE
 
 
@@ -2951,11 +2878,6 @@ def abs_tangent(ctx, ins):
                 g = gs[k]
                 x = xs[k]
                 ds[k] = g if (x > 0.0) else ((-g) if (x < 0.0) else (x * 0.0))
-        elif mode == ADD:
-            for k in range(n):
-                g = gs[k]
-                x = xs[k]
-                ds[k] += g if (x > 0.0) else ((-g) if (x < 0.0) else (x * 0.0))
     return DONE
 
 
@@ -3023,10 +2945,6 @@ def remainder_tangent(ctx, ins):
             for k in range(n):
                 g = gs[k]
                 ds[k] = g
-        elif mode == ADD:
-            for k in range(n):
-                g = gs[k]
-                ds[k] += g
     mode = p[14]
     if mode != SKIP:
         gs = f64(operand(c, p, 12), n)
@@ -3109,10 +3027,6 @@ def fmod_tangent(ctx, ins):
             for k in range(n):
                 g = gs[k]
                 ds[k] = g
-        elif mode == ADD:
-            for k in range(n):
-                g = gs[k]
-                ds[k] += g
     mode = p[14]
     if mode != SKIP:
         gs = f64(operand(c, p, 12), n)
@@ -3193,11 +3107,6 @@ def exp_tangent(ctx, ins):
                 f = fs[k]
                 g = gs[k]
                 ds[k] = g * f
-        elif mode == ADD:
-            for k in range(n):
-                f = fs[k]
-                g = gs[k]
-                ds[k] += g * f
     return DONE
 
 
@@ -3249,11 +3158,6 @@ def exp2_tangent(ctx, ins):
                 f = fs[k]
                 g = gs[k]
                 ds[k] = g * (f * 0.6931471805599453)
-        elif mode == ADD:
-            for k in range(n):
-                f = fs[k]
-                g = gs[k]
-                ds[k] += g * (f * 0.6931471805599453)
     return DONE
 
 
@@ -3305,11 +3209,6 @@ def expm1_tangent(ctx, ins):
                 f = fs[k]
                 g = gs[k]
                 ds[k] = g * (f + 1.0)
-        elif mode == ADD:
-            for k in range(n):
-                f = fs[k]
-                g = gs[k]
-                ds[k] += g * (f + 1.0)
     return DONE
 
 
@@ -3361,11 +3260,6 @@ def log_tangent(ctx, ins):
                 g = gs[k]
                 x = xs[k]
                 ds[k] = g * (1.0 / x) if g != 0.0 else 0.0
-        elif mode == ADD:
-            for k in range(n):
-                g = gs[k]
-                x = xs[k]
-                ds[k] += g * (1.0 / x) if g != 0.0 else 0.0
     return DONE
 
 
@@ -3417,11 +3311,6 @@ def log2_tangent(ctx, ins):
                 g = gs[k]
                 x = xs[k]
                 ds[k] = g * (1.4426950408889634 / x) if g != 0.0 else 0.0
-        elif mode == ADD:
-            for k in range(n):
-                g = gs[k]
-                x = xs[k]
-                ds[k] += g * (1.4426950408889634 / x) if g != 0.0 else 0.0
     return DONE
 
 
@@ -3473,11 +3362,6 @@ def log10_tangent(ctx, ins):
                 g = gs[k]
                 x = xs[k]
                 ds[k] = g * (0.43429448190325176 / x) if g != 0.0 else 0.0
-        elif mode == ADD:
-            for k in range(n):
-                g = gs[k]
-                x = xs[k]
-                ds[k] += g * (0.43429448190325176 / x) if g != 0.0 else 0.0
     return DONE
 
 
@@ -3529,11 +3413,6 @@ def log1p_tangent(ctx, ins):
                 g = gs[k]
                 x = xs[k]
                 ds[k] = g * (1.0 / (1.0 + x)) if g != 0.0 else 0.0
-        elif mode == ADD:
-            for k in range(n):
-                g = gs[k]
-                x = xs[k]
-                ds[k] += g * (1.0 / (1.0 + x)) if g != 0.0 else 0.0
     return DONE
 
 
@@ -3607,12 +3486,6 @@ def logaddexp_tangent(ctx, ins):
                 x = xs[k]
                 y = ys[k]
                 ds[k] = g * (0.5 if (x == y) else ((1.0 if ((x - y) >= 0.0) else exp((-fabs((x - y))))) / (1.0 + exp((-fabs((x - y))))))) if g != 0.0 else 0.0
-        elif mode == ADD:
-            for k in range(n):
-                g = gs[k]
-                x = xs[k]
-                y = ys[k]
-                ds[k] += g * (0.5 if (x == y) else ((1.0 if ((x - y) >= 0.0) else exp((-fabs((x - y))))) / (1.0 + exp((-fabs((x - y))))))) if g != 0.0 else 0.0
     mode = p[14]
     if mode != SKIP:
         gs = f64(operand(c, p, 12), n)
@@ -3701,12 +3574,6 @@ def logaddexp2_tangent(ctx, ins):
                 x = xs[k]
                 y = ys[k]
                 ds[k] = g * (0.5 if (x == y) else ((1.0 if (((x - y) * 0.6931471805599453) >= 0.0) else exp((-fabs(((x - y) * 0.6931471805599453))))) / (1.0 + exp((-fabs(((x - y) * 0.6931471805599453))))))) if g != 0.0 else 0.0
-        elif mode == ADD:
-            for k in range(n):
-                g = gs[k]
-                x = xs[k]
-                y = ys[k]
-                ds[k] += g * (0.5 if (x == y) else ((1.0 if (((x - y) * 0.6931471805599453) >= 0.0) else exp((-fabs(((x - y) * 0.6931471805599453))))) / (1.0 + exp((-fabs(((x - y) * 0.6931471805599453))))))) if g != 0.0 else 0.0
     mode = p[14]
     if mode != SKIP:
         gs = f64(operand(c, p, 12), n)
@@ -3773,11 +3640,6 @@ def expit_tangent(ctx, ins):
                 f = fs[k]
                 g = gs[k]
                 ds[k] = g * (f * (1.0 - f))
-        elif mode == ADD:
-            for k in range(n):
-                f = fs[k]
-                g = gs[k]
-                ds[k] += g * (f * (1.0 - f))
     return DONE
 
 
@@ -3829,11 +3691,6 @@ def softplus_tangent(ctx, ins):
                 g = gs[k]
                 x = xs[k]
                 ds[k] = g * ((1.0 if (x >= 0.0) else exp((-fabs(x)))) / (1.0 + exp((-fabs(x)))))
-        elif mode == ADD:
-            for k in range(n):
-                g = gs[k]
-                x = xs[k]
-                ds[k] += g * ((1.0 if (x >= 0.0) else exp((-fabs(x)))) / (1.0 + exp((-fabs(x)))))
     return DONE
 
 
@@ -3885,11 +3742,6 @@ def sin_tangent(ctx, ins):
                 g = gs[k]
                 x = xs[k]
                 ds[k] = g * cos(x)
-        elif mode == ADD:
-            for k in range(n):
-                g = gs[k]
-                x = xs[k]
-                ds[k] += g * cos(x)
     return DONE
 
 
@@ -3941,11 +3793,6 @@ def cos_tangent(ctx, ins):
                 g = gs[k]
                 x = xs[k]
                 ds[k] = g * (-sin(x))
-        elif mode == ADD:
-            for k in range(n):
-                g = gs[k]
-                x = xs[k]
-                ds[k] += g * (-sin(x))
     return DONE
 
 
@@ -3997,11 +3844,6 @@ def tan_tangent(ctx, ins):
                 f = fs[k]
                 g = gs[k]
                 ds[k] = g * (1.0 + (f * f))
-        elif mode == ADD:
-            for k in range(n):
-                f = fs[k]
-                g = gs[k]
-                ds[k] += g * (1.0 + (f * f))
     return DONE
 
 
@@ -4053,11 +3895,6 @@ def arcsin_tangent(ctx, ins):
                 g = gs[k]
                 x = xs[k]
                 ds[k] = g * (1.0 / sqrt(((1.0 - x) * (1.0 + x)))) if g != 0.0 else 0.0
-        elif mode == ADD:
-            for k in range(n):
-                g = gs[k]
-                x = xs[k]
-                ds[k] += g * (1.0 / sqrt(((1.0 - x) * (1.0 + x)))) if g != 0.0 else 0.0
     return DONE
 
 
@@ -4109,11 +3946,6 @@ def arccos_tangent(ctx, ins):
                 g = gs[k]
                 x = xs[k]
                 ds[k] = g * (-1.0 / sqrt(((1.0 - x) * (1.0 + x)))) if g != 0.0 else 0.0
-        elif mode == ADD:
-            for k in range(n):
-                g = gs[k]
-                x = xs[k]
-                ds[k] += g * (-1.0 / sqrt(((1.0 - x) * (1.0 + x)))) if g != 0.0 else 0.0
     return DONE
 
 
@@ -4165,11 +3997,6 @@ def arctan_tangent(ctx, ins):
                 g = gs[k]
                 x = xs[k]
                 ds[k] = g * (1.0 / (1.0 + (x * x)))
-        elif mode == ADD:
-            for k in range(n):
-                g = gs[k]
-                x = xs[k]
-                ds[k] += g * (1.0 / (1.0 + (x * x)))
     return DONE
 
 
@@ -4221,11 +4048,6 @@ def sinh_tangent(ctx, ins):
                 g = gs[k]
                 x = xs[k]
                 ds[k] = g * cosh(x)
-        elif mode == ADD:
-            for k in range(n):
-                g = gs[k]
-                x = xs[k]
-                ds[k] += g * cosh(x)
     return DONE
 
 
@@ -4277,11 +4099,6 @@ def cosh_tangent(ctx, ins):
                 g = gs[k]
                 x = xs[k]
                 ds[k] = g * sinh(x)
-        elif mode == ADD:
-            for k in range(n):
-                g = gs[k]
-                x = xs[k]
-                ds[k] += g * sinh(x)
     return DONE
 
 
@@ -4333,11 +4150,6 @@ def tanh_tangent(ctx, ins):
                 f = fs[k]
                 g = gs[k]
                 ds[k] = g * (1.0 - (f * f))
-        elif mode == ADD:
-            for k in range(n):
-                f = fs[k]
-                g = gs[k]
-                ds[k] += g * (1.0 - (f * f))
     return DONE
 
 
@@ -4389,11 +4201,6 @@ def arcsinh_tangent(ctx, ins):
                 g = gs[k]
                 x = xs[k]
                 ds[k] = g * (1.0 / hypot(x, ((x * 0.0) + 1.0)))
-        elif mode == ADD:
-            for k in range(n):
-                g = gs[k]
-                x = xs[k]
-                ds[k] += g * (1.0 / hypot(x, ((x * 0.0) + 1.0)))
     return DONE
 
 
@@ -4445,11 +4252,6 @@ def arccosh_tangent(ctx, ins):
                 g = gs[k]
                 x = xs[k]
                 ds[k] = g * (1.0 / (sqrt((x - 1.0)) * sqrt((x + 1.0)))) if g != 0.0 else 0.0
-        elif mode == ADD:
-            for k in range(n):
-                g = gs[k]
-                x = xs[k]
-                ds[k] += g * (1.0 / (sqrt((x - 1.0)) * sqrt((x + 1.0)))) if g != 0.0 else 0.0
     return DONE
 
 
@@ -4501,11 +4303,6 @@ def arctanh_tangent(ctx, ins):
                 g = gs[k]
                 x = xs[k]
                 ds[k] = g * (1.0 / ((1.0 - x) * (1.0 + x))) if g != 0.0 else 0.0
-        elif mode == ADD:
-            for k in range(n):
-                g = gs[k]
-                x = xs[k]
-                ds[k] += g * (1.0 / ((1.0 - x) * (1.0 + x))) if g != 0.0 else 0.0
     return DONE
 
 
@@ -4579,12 +4376,6 @@ def arctan2_tangent(ctx, ins):
                 x = xs[k]
                 y = ys[k]
                 ds[k] = g * (y / ((y * y) + (x * x))) if g != 0.0 else 0.0
-        elif mode == ADD:
-            for k in range(n):
-                g = gs[k]
-                x = xs[k]
-                y = ys[k]
-                ds[k] += g * (y / ((y * y) + (x * x))) if g != 0.0 else 0.0
     mode = p[14]
     if mode != SKIP:
         gs = f64(operand(c, p, 12), n)
@@ -4675,12 +4466,6 @@ def hypot_tangent(ctx, ins):
                 g = gs[k]
                 x = xs[k]
                 ds[k] = g * (0.0 if (f == 0.0) else (x / f)) if g != 0.0 else 0.0
-        elif mode == ADD:
-            for k in range(n):
-                f = fs[k]
-                g = gs[k]
-                x = xs[k]
-                ds[k] += g * (0.0 if (f == 0.0) else (x / f)) if g != 0.0 else 0.0
     mode = p[14]
     if mode != SKIP:
         gs = f64(operand(c, p, 12), n)
@@ -4747,11 +4532,6 @@ def erf_tangent(ctx, ins):
                 g = gs[k]
                 x = xs[k]
                 ds[k] = g * (1.1283791670955126 * exp((-(x * x))))
-        elif mode == ADD:
-            for k in range(n):
-                g = gs[k]
-                x = xs[k]
-                ds[k] += g * (1.1283791670955126 * exp((-(x * x))))
     return DONE
 
 
@@ -4803,11 +4583,6 @@ def erfc_tangent(ctx, ins):
                 g = gs[k]
                 x = xs[k]
                 ds[k] = g * (-1.1283791670955126 * exp((-(x * x))))
-        elif mode == ADD:
-            for k in range(n):
-                g = gs[k]
-                x = xs[k]
-                ds[k] += g * (-1.1283791670955126 * exp((-(x * x))))
     return DONE
 
 
@@ -4876,11 +4651,6 @@ def where_tangent(ctx, ins):
                 g = gs[k]
                 x = xs[k]
                 ds[k] = g if x != 0.0 else 0.0
-        elif mode == ADD:
-            for k in range(n):
-                g = gs[k]
-                x = xs[k]
-                ds[k] += g if x != 0.0 else 0.0
     mode = p[19]
     if mode != SKIP:
         gs = f64(operand(c, p, 17), n)
@@ -4967,12 +4737,6 @@ def maximum_tangent(ctx, ins):
                 x = xs[k]
                 y = ys[k]
                 ds[k] = g if (x > y) else ((0.5 * g) if (x == y) else 0.0)
-        elif mode == ADD:
-            for k in range(n):
-                g = gs[k]
-                x = xs[k]
-                y = ys[k]
-                ds[k] += g if (x > y) else ((0.5 * g) if (x == y) else 0.0)
     mode = p[14]
     if mode != SKIP:
         gs = f64(operand(c, p, 12), n)
@@ -5061,12 +4825,6 @@ def minimum_tangent(ctx, ins):
                 x = xs[k]
                 y = ys[k]
                 ds[k] = g if (x < y) else ((0.5 * g) if (x == y) else 0.0)
-        elif mode == ADD:
-            for k in range(n):
-                g = gs[k]
-                x = xs[k]
-                y = ys[k]
-                ds[k] += g if (x < y) else ((0.5 * g) if (x == y) else 0.0)
     mode = p[14]
     if mode != SKIP:
         gs = f64(operand(c, p, 12), n)
@@ -5155,12 +4913,6 @@ def fmax_tangent(ctx, ins):
                 x = xs[k]
                 y = ys[k]
                 ds[k] = g if ((1.0 if (x > y) else 0.0) + (1.0 if (y != y) else 0.0)) != 0.0 else ((0.5 * g) if (x == y) else 0.0)
-        elif mode == ADD:
-            for k in range(n):
-                g = gs[k]
-                x = xs[k]
-                y = ys[k]
-                ds[k] += g if ((1.0 if (x > y) else 0.0) + (1.0 if (y != y) else 0.0)) != 0.0 else ((0.5 * g) if (x == y) else 0.0)
     mode = p[14]
     if mode != SKIP:
         gs = f64(operand(c, p, 12), n)
@@ -5249,12 +5001,6 @@ def fmin_tangent(ctx, ins):
                 x = xs[k]
                 y = ys[k]
                 ds[k] = g if ((1.0 if (x < y) else 0.0) + (1.0 if (y != y) else 0.0)) != 0.0 else ((0.5 * g) if (x == y) else 0.0)
-        elif mode == ADD:
-            for k in range(n):
-                g = gs[k]
-                x = xs[k]
-                y = ys[k]
-                ds[k] += g if ((1.0 if (x < y) else 0.0) + (1.0 if (y != y) else 0.0)) != 0.0 else ((0.5 * g) if (x == y) else 0.0)
     mode = p[14]
     if mode != SKIP:
         gs = f64(operand(c, p, 12), n)
@@ -5328,12 +5074,6 @@ def copysign_tangent(ctx, ins):
                 x = xs[k]
                 y = ys[k]
                 ds[k] = 0.0 if (x == 0.0) else ((g * copysign(1.0, x)) * copysign(1.0, y))
-        elif mode == ADD:
-            for k in range(n):
-                g = gs[k]
-                x = xs[k]
-                y = ys[k]
-                ds[k] += 0.0 if (x == 0.0) else ((g * copysign(1.0, x)) * copysign(1.0, y))
     return DONE
 
 

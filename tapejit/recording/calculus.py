@@ -75,9 +75,8 @@ def _gradient(f: Any, h: Any, axis: int, edge_order: int) -> Any:
     steps = h[1:] - h[:-1]
     shape = (-1,) + (1,) * (f.ndim - axis - 1)
     a, b = reshape(steps[:-1], shape), reshape(steps[1:], shape)
-    middle = (
-        -b / (a * (a + b)) * at(None, -2) + (b - a) / (a * b) * at(1, -1) + a / (b * (a + b)) * at(2)
-    )
+    before, here = -b / (a * (a + b)), (b - a) / (a * b)
+    middle = before * at(None, -2) + here * at(1, -1) + a / (b * (a + b)) * at(2)
     if edge_order == 1:
         first, last = (one(1) - one(0)) / steps[0], (one(-1) - one(-2)) / steps[-1]
         return concatenate([first, middle, last], axis)
@@ -115,7 +114,8 @@ def interp(
     if period is not None:
         return inside
     result = np.where(x < xp[0], fp[0] if left is None else left, inside)
-    return np.where(x > xp[-1], fp[-1] if right is None else right, np.where(x == xp[-1], fp[-1], result))
+    result = np.where(x == xp[-1], fp[-1], result)
+    return np.where(x > xp[-1], fp[-1] if right is None else right, result)
 
 
 def polyval(p: Any, x: Any) -> Any:
@@ -139,8 +139,9 @@ def vander(x: Any, N: int | None = None, increasing: bool = False) -> Any:
 
 
 def cov(
-    m: Any, y: Any = None, rowvar: bool = True, bias: bool = False, ddof: int | None = None, **kw: Any
-) -> Any:
+    m: Any, y: Any = None, rowvar: bool = True, bias: bool = False, ddof: int | None = None,
+    **kw: Any,
+) -> Any:  # fmt: skip
     """Covariance matrix."""
     if kw.get("fweights") is not None or kw.get("aweights") is not None:
         raise unsupported("np.cov with weights", "write it with np.average")

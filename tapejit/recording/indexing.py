@@ -28,7 +28,6 @@ from .tracer import (
     is_traced,
     lift,
     new_array,
-    new_result,
     record,
     recorder_of,
     value_of,
@@ -59,14 +58,11 @@ def getitem(array: ArrayTracer, index: Any) -> Any:
         )
     rec = recorder_of(array, *index)
     array = lift(rec, array)
-    positions, value_index = _positions(rec, array, index)
-    if isinstance(positions, Tracer):
-        value = array.value[value_index]
-        return record(rec, "gather", [_whole(array), positions], value)
-    value = array.value[value_index]
-    if np.ndim(value) == 0:
+    value = array.value[tuple([value_of(part) for part in index])]  # and NumPy's own errors
+    positions = _positions(rec, array, index)
+    if np.ndim(value) == 0 and not isinstance(positions, Tracer):
         return element_of(_whole(array), np.asarray(value)[()], (int(positions),))
-    return record(rec, "gather", [_whole(array), positions], value)
+    return record(rec, "gather", [_whole(array), positions], np.array(value))
 
 
 def _basic(array: ArrayTracer, index: tuple) -> Any:
@@ -91,9 +87,9 @@ def is_slice(part: Any) -> bool:
 
 def _part(part: Any) -> Any:
     if type(part) is slice:
-        if any(isinstance(b, Tracer) for b in (part.start, part.stop, part.step)):
-            bounds = [b if b is None else operator.index(b) for b in (part.start, part.stop, part.step)]
-            return slice(*bounds)
+        bounds = (part.start, part.stop, part.step)
+        if any(isinstance(bound, Tracer) for bound in bounds):
+            return slice(*[b if b is None else operator.index(b) for b in bounds])
         return part
     if isinstance(part, Tracer):
         if part.dtype.kind == "f":
@@ -105,6 +101,8 @@ def _part(part: Any) -> Any:
     if is_traced(part):
         return lift(recorder_of(part), part)
     part = np.asarray(part)
+    if part.ndim == 0 and part.dtype.kind in "iu":
+        return int(part)
     if part.size == 0 and part.dtype.kind == "f" and part.ndim == 1:
         return part.astype(np.int64)  # x[[]]
     return part
@@ -142,14 +140,15 @@ def _whole(array: ArrayTracer) -> ArrayTracer:
     return ArrayTracer(array.rec, cell.storage.reshape(-1), cell)
 
 
-def _positions(rec: Recorder, array: ArrayTracer, index: tuple) -> tuple[Any, tuple]:
-    """Where in the buffer the indexed elements lie (constant or traced), and the NumPy index."""
-    value_index = tuple(value_of(part) for part in index)
+def _positions(rec: Recorder, array: ArrayTracer, index: tuple) -> Any:
+    """Where in the buffer the elements of a valid index lie: constant or traced integers."""
     view = array.view
+    if len(index) == 1 and type(index[0]) is np.ndarray and index[0].dtype != np.bool_:
+        return _by_rows(view, index[0])
     axis = 0  # of the array
     total: Any = view.offset
     arrays: list[tuple[Any, int]] = []  # index arrays with their strides
-    slices: list[tuple[int, np.ndarray | None, int]] = []  # place, positions, number of arrays yet
+    slices: list[tuple[int, np.ndarray]] = []  # place in the index, positions
     first, last, separated = -1, -1, False
     for place, part in enumerate(_expanded(index, array.ndim)):
         if part is None:
@@ -161,9 +160,12 @@ def _positions(rec: Recorder, array: ArrayTracer, index: tuple) -> tuple[Any, tu
             axis += 1
             continue
         first, last, separated = _span(place, first, last, separated)
-        for each in _integers(part, array, axis):
+        if np.ndim(value_of(part)) == 0 and np.asarray(value_of(part)).dtype == np.bool_:
+            arrays.append((np.zeros(int(part), np.int64), 0))  # x[True] has an axis of length one
+            continue
+        for each in _integers(part):
             n, stride = view.shape[axis], view.strides[axis]
-            arrays.append((_bounded(rec, each, n, axis), stride))
+            arrays.append((_bounded(rec, each, n), stride))
             axis += 1
     rank = len(np.broadcast_shapes(*[np.shape(value_of(a)) for a, _ in arrays]))
     before = 0 if separated else sum(place < first for place, _ in slices)
@@ -183,7 +185,15 @@ def _positions(rec: Recorder, array: ArrayTracer, index: tuple) -> tuple[Any, tu
             total = each if type(total) is int and total == 0 else apply(OPS["add"], each, total)
         else:
             total = total + (np.asarray(each) * stride).reshape(np.shape(each) + tail)
-    return total, value_index
+    return total
+
+
+def _by_rows(view: View, rows: np.ndarray) -> np.ndarray:
+    """Positions of whole rows, for an index of the first axis."""
+    places = _from_start(rows, view.shape[0]) * view.strides[0] + view.offset
+    for n, stride in zip(view.shape[1:], view.strides[1:], strict=True):
+        places = places[..., None] + np.arange(n) * stride
+    return places
 
 
 def positions_of(array: ArrayTracer, index: Any) -> Any:
@@ -205,39 +215,27 @@ def _span(place: int, first: int, last: int, separated: bool) -> tuple[int, int,
     return first, place, separated or place != last + 1
 
 
-def _integers(part: Any, array: ArrayTracer, axis: int) -> list:
+def _integers(part: Any) -> list:
     """A mask as the integer arrays it stands for; integer arrays as they are."""
     if isinstance(part, Tracer):
         return [part]
     part = np.asarray(part)
     if part.dtype == np.bool_:
-        if part.ndim == 0:
-            return []
-        expected = array.shape[axis : axis + part.ndim]
-        if part.shape != expected:
-            raise IndexError(
-                f"{where_am_i()}: boolean index of shape {part.shape} does not match the array's "
-                f"{expected} (shape {array.shape}, axis {axis})"
-            )
         return list(part.nonzero())
     return [part]
 
 
-def _bounded(rec: Recorder, index: Any, n: int, axis: int) -> Any:
-    """Indices counted from the start, checked now and (if traced) at each replay."""
+def _bounded(rec: Recorder, index: Any, n: int) -> Any:
+    """Valid indices counted from the start; traced ones are checked again at each replay."""
+    if not isinstance(index, Tracer):
+        return _from_start(index, n)
     values = np.asarray(value_of(index))
-    if values.dtype.kind not in "iu":
-        raise IndexError(
-            "only integers, slices (`:`), ellipsis (`...`), numpy.newaxis (`None`) and integer or "
-            "boolean arrays are valid indices"
-        )
-    if values.size and (values.min() < -n or values.max() >= n):
-        worst = values.max() if values.max() >= n else values.min()
-        raise IndexError(f"index {worst} is out of bounds for axis {axis} with size {n}")
     normal = np.where(values < 0, values + n, values)
-    if isinstance(index, Tracer):
-        return record(rec, "normalise_index", [lift(rec, index)], normal, (n,))
-    return normal
+    return record(rec, "normalise_index", [lift(rec, index)], normal, (n,))
+
+
+def _from_start(index: np.ndarray, n: int) -> np.ndarray:
+    return np.where(index < 0, index + n, index) if index.size and index.min() < 0 else index
 
 
 # --- gather and scatter ---------------------------------------------------------------------------
@@ -256,7 +254,7 @@ def gather(array: Any, index: Any) -> Any:
 
 
 def scatter_add(source: Any, index: Any, shape: tuple[int, ...]) -> Any:
-    """Zeros of ``shape`` with the source's elements added at (constant or traced) C-order positions."""
+    """Zeros of ``shape``, the source's elements added at constant or traced C-order positions."""
     rec = recorder_of(source, index)
     source, index = lift(rec, source), lift(rec, index)
     where, values = value_of(index), np.asarray(value_of(source))
@@ -443,8 +441,10 @@ def _set_advanced(array: ArrayTracer, index: tuple, value: Any) -> None:
     if _has_traced_mask(index):
         _set_masked(array, index, value)
         return
+    value_index = tuple([value_of(part) for part in index])
+    old = np.array(array.value[value_index])  # and NumPy's own errors
     _own(array.cell, rec)
-    positions, value_index = _positions(rec, array, index)
+    positions = _positions(rec, array, index)
     shape = np.shape(value_of(positions))
     if shape == () and not isinstance(positions, Tracer):
         flat = _whole(array)
@@ -455,7 +455,6 @@ def _set_advanced(array: ArrayTracer, index: tuple, value: Any) -> None:
         source = source.copy()
     if int(np.prod(shape)) == 0:
         return
-    old = array.value[value_index]
     save = View(rec.buffer(max(1, int(np.prod(shape)))), 0, shape, row_major(shape))
     places = (broadcast(view_of(rec, source), shape), view_of(rec, positions), _whole(array).view)
     rec.call("scatter_write", places, save)
@@ -490,6 +489,3 @@ def _set_masked(array: ArrayTracer, index: tuple, value: Any) -> None:
         mask = mask.reshape(mask.shape + (1,) * len(rest))
     value = _cast(array, value)
     array[...] = apply(OPS["where"], mask, value, array)
-
-
-assert new_result

@@ -118,7 +118,7 @@ def putmask(a: Any, mask: Any, values: Any) -> None:
     a = _destination(a)
     values = operand(values)
     if values.shape != a.shape:
-            values = resize(values, a.shape)
+        values = resize(values, a.shape)
     a[...] = apply(OPS["where"], mask, values, a)
 
 
@@ -159,7 +159,5 @@ def fill_diagonal(a: Any, val: Any, wrap: bool = False) -> None:
     n = min(a.shape)
     val = operand(val)
     if val.ndim:
-            val = resize(val, (n,))
+        val = resize(val, (n,))
     a[(np.arange(n),) * a.ndim] = val
-
-

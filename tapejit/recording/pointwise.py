@@ -56,11 +56,11 @@ def clip(
     """Limited to an interval."""
     low = a_min if min is _UNSET else min
     high = a_max if max is _UNSET else max
-    result = operand(a)
+    result = a = operand(a)
     if low is not _UNSET and low is not None:
-        result = apply(OPS["maximum"], result, low) if is_traced((result, low)) else np.maximum(result, low)
+        result = np.maximum(result, operand(low))
     if high is not _UNSET and high is not None:
-        result = np.minimum(result, high)
+        result = np.minimum(result, operand(high))
     return into(out, result.copy() if result is a else result)
 
 
@@ -179,8 +179,9 @@ def sinc(x: Any) -> Any:
     near = apply(OPS["abs"], y) < 1e-4
     safe = apply(OPS["where"], near, 1.0, y)
     square = y * y
-    # The series is exact to rounding there, and so are its derivatives.
-    return apply(OPS["where"], near, 1.0 - square / 6.0 + square * square / 120.0, np.sin(safe) / safe)
+    # The series is exact to rounding there, and so are its first derivatives.
+    series = 1.0 - square / 6.0 + square * square / 120.0
+    return apply(OPS["where"], near, series, np.sin(safe) / safe)
 
 
 def power(x1: Any, x2: Any, out: Any = None, **_: Any) -> Any:
@@ -196,9 +197,7 @@ def power(x1: Any, x2: Any, out: Any = None, **_: Any) -> Any:
     return into(out, elementwise(rec, OPS["power"], [x, y], value))
 
 
-def unwrap(
-    p: Any, discont: Any = None, axis: int = -1, *, period: float = 2 * math.pi
-) -> Any:
+def unwrap(p: Any, discont: Any = None, axis: int = -1, *, period: float = 2 * math.pi) -> Any:
     """Jumps of more than half a period taken out."""
     p = operand(p)
     step = diff(p, axis=axis)
@@ -225,9 +224,7 @@ def isneginf(x: Any, out: Any = None) -> Any:
 # --- comparisons ----------------------------------------------------------------------------------
 
 
-def isclose(
-    a: Any, b: Any, rtol: Any = 1e-05, atol: Any = 1e-08, equal_nan: bool = False
-) -> Any:
+def isclose(a: Any, b: Any, rtol: Any = 1e-05, atol: Any = 1e-08, equal_nan: bool = False) -> Any:
     """Whether elements are equal within tolerances: traced truth values."""
     _, (a, b) = operands(a, b)
     near = np.less_equal(np.abs(a - b), atol + rtol * np.abs(b)) & np.isfinite(b)
@@ -235,9 +232,7 @@ def isclose(
     return result | (np.isnan(a) & np.isnan(b)) if equal_nan else result
 
 
-def allclose(
-    a: Any, b: Any, rtol: Any = 1e-05, atol: Any = 1e-08, equal_nan: bool = False
-) -> Any:
+def allclose(a: Any, b: Any, rtol: Any = 1e-05, atol: Any = 1e-08, equal_nan: bool = False) -> Any:
     """Whether all elements are equal within tolerances: a traced truth value."""
     return all(isclose(a, b, rtol, atol, equal_nan))
 
@@ -294,5 +289,3 @@ shares_memory = _of_values(np.shares_memory)
 array_repr = _of_values(np.array_repr)
 array_str = _of_values(np.array_str)
 array2string = _of_values(np.array2string)
-
-

@@ -35,7 +35,6 @@ __all__ = [
 ]  # fmt: skip
 
 
-
 def _rows_view(view: View) -> View:
     return View(view.buffer, view.offset, (1, *view.shape), (0, *view.strides))
 
@@ -142,16 +141,19 @@ def tensordot(a: Any, b: Any, axes: Any = 2) -> Any:
     free_a = [i for i in range(a.ndim) if i not in over_a]
     free_b = [i for i in range(b.ndim) if i not in over_b]
     shape = [a.shape[i] for i in free_a] + [b.shape[i] for i in free_b]
-    k = math.prod(a.shape[i] for i in over_a)
-    left = _matrix(a, (*free_a, *over_a), [math.prod(a.shape[i] for i in free_a)] if free_a else [], [k])
-    right = _matrix(b, (*over_b, *free_b), [k], [math.prod(b.shape[i] for i in free_b)] if free_b else [])
+    if not over_a:
+        return reshape(outer(a, b), shape)
+    left, right = _matrix(a, free_a, over_a), _matrix(b, over_b, free_b)
     return reshape(matmul(left, right), shape)
 
 
-def _matrix(x: Any, axes: Sequence[int], rows: list[int], columns: list[int]) -> Any:
-    if tuple(axes) != tuple(range(x.ndim)):
+def _matrix(x: Any, *groups: Sequence[int]) -> Any:
+    """Axes gathered into groups, one axis each; none for an empty group."""
+    axes = [axis for group in groups for axis in group]
+    if axes != list(range(x.ndim)):
         x = transpose(x, axes)
-    shape = (*rows, *columns)
+    source = iter(x.shape)
+    shape = tuple([math.prod([next(source) for _ in group]) for group in groups if group])
     return x if x.shape == shape else reshape(x, shape)
 
 
@@ -235,8 +237,6 @@ def einsum(*args: Any, out: Any = None, optimize: Any = True, dtype: Any = None,
     order = [labels.index(label) for label in result]
     if order != list(range(len(labels))):
         x = transpose(x, order)
-    if isinstance(x, ArrayTracer) and any(x is a or x.cell is getattr(a, "cell", 0) for a in arrays):
-        x = x if len(arrays) == 1 else x.copy()
     return into(out, x if dtype is None else astype(x, dtype))
 
 
@@ -407,4 +407,3 @@ def sliding_window_view(
     x = operand(x)
     numbers = np.arange(x.size).reshape(x.shape)
     return gather(x, np.lib.stride_tricks.sliding_window_view(numbers, window_shape, axis).copy())
-

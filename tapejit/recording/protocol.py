@@ -14,7 +14,7 @@ from . import functions, linalg, products, reductions, shapes
 from .indexing import scatter_add
 from .recorder import where_am_i
 from .shapes import astype, broadcast_to, into, operand, operands, reshape, unsupported
-from .tracer import ArrayTracer, ScalarTracer, Tracer, apply, is_traced, record, value_of
+from .tracer import ArrayTracer, ScalarTracer, Tracer, apply, is_traced, value_of
 
 __all__ = ["FUNCTIONS", "array_function", "array_ufunc", "method"]
 
@@ -102,7 +102,8 @@ def array_ufunc(ufunc: Any, method: str, inputs: tuple, kwargs: dict) -> Any:
         return _with_options(function, inputs, **kwargs)
     handler = _METHODS.get(method)
     if handler is None:
-        raise unsupported(f"np.{ufunc.__name__}.{method}", "write it with slices and np.concatenate")
+        remedy = "write it with slices and np.concatenate"
+        raise unsupported(f"np.{ufunc.__name__}.{method}", remedy)
     return handler(ufunc, *inputs, **kwargs)
 
 
@@ -113,10 +114,9 @@ def _from_scipy(ufunc: Any) -> Callable:
     function = special.UFUNCS.get(ufunc.__name__)
     if function is None or isinstance(getattr(np, ufunc.__name__, None), np.ufunc):
         raise UnsupportedError(
-            f"{where_am_i()}: {ufunc.__name__} has no derivative rule; write it with operations that "
-            "have (elementwise functions, reductions, matrix products: see tapejit.numpy and "
-            "tapejit.scipy.special), or apply it to tapejit.stop_gradient-free constants outside of "
-            "the recorded function"
+            f"{where_am_i()}: {ufunc.__name__} has no rule for traced values; write it with "
+            "operations that have one (see tapejit.numpy.__all__, tapejit.scipy.special.__all__), "
+            "or call it outside of the recorded function and pass the result in"
         )
     return function
 
@@ -169,9 +169,7 @@ def _reduce(
     return into(out, function(a, axis, **options))
 
 
-def _accumulate(
-    ufunc: Any, a: Any, axis: int = 0, dtype: Any = None, out: Any = None
-) -> Any:
+def _accumulate(ufunc: Any, a: Any, axis: int = 0, dtype: Any = None, out: Any = None) -> Any:
     function = {np.add: reductions.cumsum, np.multiply: reductions.cumprod}.get(ufunc)
     if function is not None:
         return function(a, axis, dtype, out)
@@ -266,8 +264,8 @@ def array_function(func: Any, args: tuple, kwargs: dict) -> Any:
     if function is None:
         module = getattr(func, "__module__", "numpy") or "numpy"
         raise UnsupportedError(
-            f"{where_am_i()}: {module}.{func.__name__} has no rule for traced values; write it with "
-            "functions that have one (listed in tapejit.numpy.__all__), or call it outside of the "
+            f"{where_am_i()}: {module}.{func.__name__} has no rule for traced values; write it "
+            "with functions that have one (see tapejit.numpy.__all__), or call it outside of the "
             "recorded function and pass the result in"
         )
     return function(*args, **kwargs)
@@ -328,9 +326,11 @@ _BOTH = {
 _ARRAYS = {"sort": _sort, "partition": lambda self, kth, axis=-1, **_: _sort(self, axis),
            "fill": _fill, "put": _put}  # fmt: skip
 #: When NumPy runs a ufunc over an object array it calls the method of that name of each element.
-_SCALARS = {
-    ufunc.__name__: function for ufunc, function in _UFUNCS.items() if ufunc.nin == 1
-} | {"arctan2": _UFUNCS[np.arctan2], "hypot": _UFUNCS[np.hypot], "logaddexp": _UFUNCS[np.logaddexp]}
+_SCALARS = {ufunc.__name__: function for ufunc, function in _UFUNCS.items() if ufunc.nin == 1} | {
+    "arctan2": _UFUNCS[np.arctan2],
+    "hypot": _UFUNCS[np.hypot],
+    "logaddexp": _UFUNCS[np.logaddexp],
+}
 _VALUES = ("itemsize", "nbytes", "strides", "flags")
 
 
@@ -359,6 +359,3 @@ def method(tracer: Tracer, name: str) -> Any:
     if name in _VALUES:
         return getattr(tracer.value, name)
     raise AttributeError(f"a traced array has no attribute {name!r}")
-
-
-assert record

@@ -11,7 +11,6 @@ import numpy as np
 
 from ..ops.table import OPS
 from ..tape import View, row_major
-from .indexing import gather
 from .shapes import (
     as_tracer,
     astype,
@@ -33,10 +32,8 @@ from .tracer import (
     Tracer,
     apply,
     is_traced,
-    new_array,
     new_result,
     record,
-    recorder_of,
     value_of,
 )
 
@@ -657,7 +654,9 @@ def diff(a: Any, n: int = 1, axis: int = -1, prepend: Any = _UNSET, append: Any 
         if end is not _UNSET:
             end = operand(end)
             if end.ndim == 0:
-                end = broadcast_to(end, [1 if i == axis % a.ndim else m for i, m in enumerate(a.shape)])
+                shape = list(a.shape)
+                shape[axis] = 1
+                end = broadcast_to(end, shape)
         ends.append(end)
     parts = [part for part in (ends[0], a, ends[1]) if part is not _UNSET]
     if len(parts) > 1:
@@ -717,6 +716,3 @@ def put_along_axis(arr: Any, indices: Any, values: Any, axis: int | None) -> Non
         ravel(arr)[indices] = values
     else:
         arr[_along(arr, operand(indices), axis)] = values
-
-
-assert gather and new_array and recorder_of

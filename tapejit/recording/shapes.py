@@ -6,15 +6,16 @@ nested lists and object arrays of tracers, and constants; constants alone go to 
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..errors import TraceError, UnsupportedError
+from ..errors import TracedShapeError, TraceError, UnsupportedError
 from ..ops.table import OPS, Elementwise
-from ..tape import ARRAY, View, row_major
+from ..tape import ARRAY, View
 from .recorder import Recorder, where_am_i
 from .tracer import (
     ArrayTracer,
@@ -25,7 +26,6 @@ from .tracer import (
     as_view,
     broadcast,
     checked,
-    copied,
     current_element,
     from_objects,
     is_traced,
@@ -180,9 +180,7 @@ def asarray(x: Any, dtype: Any = None, *args: Any, **kwargs: Any) -> Any:
 asanyarray = ascontiguousarray = asarray
 
 
-def array(
-    x: Any, dtype: Any = None, *, copy: Any = True, ndmin: int = 0, **kwargs: Any
-) -> Any:
+def array(x: Any, dtype: Any = None, *, copy: Any = True, ndmin: int = 0, **kwargs: Any) -> Any:
     """A new traced array of a tracer, or of nested lists of tracers."""
     fresh = not isinstance(x, Tracer)
     x = operand(x)
@@ -348,7 +346,9 @@ def flatten(a: Any, order: str = "C") -> Any:
 # --- joining --------------------------------------------------------------------------------------
 
 
-def concatenate(arrays: Any, axis: int | None = 0, out: Any = None, *, dtype: Any = None, **_: Any) -> Any:
+def concatenate(
+    arrays: Any, axis: int | None = 0, out: Any = None, *, dtype: Any = None, **_: Any
+) -> Any:
     """Joined along an axis, in one instruction."""
     if isinstance(arrays, ArrayTracer):
         arrays = list(arrays)
@@ -484,12 +484,12 @@ def array_split(ary: Any, indices_or_sections: Any, axis: int = 0) -> list:
     n = ary.shape[axis]
     if isinstance(indices_or_sections, Tracer):
         indices_or_sections = indices_or_sections.__index__()
-    ends = [0, *np.cumsum([len(p) for p in np.array_split(np.arange(n), indices_or_sections)])]
     if np.ndim(indices_or_sections):
         bounds = [0, *indices_or_sections, n]
-        slices = [slice(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
     else:
-        slices = [slice(int(a), int(b)) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        lengths = [len(part) for part in np.array_split(np.arange(n), indices_or_sections)]
+        bounds = [0, *np.cumsum(lengths).tolist()]
+    slices = [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
     lead = (slice(None),) * (axis % ary.ndim)
     return [ary[(*lead, part)] for part in slices]
 
@@ -564,8 +564,6 @@ def repeat(a: Any, repeats: Any, axis: int | None = None) -> Any:
     if axis is None:
         a, axis = ravel(a), 0
     if is_traced(repeats):
-        from ..errors import TracedShapeError
-
         raise TracedShapeError(
             f"{where_am_i()}: the shape of np.repeat would depend on traced counts; pass them as "
             "constants or static arguments"
@@ -573,12 +571,10 @@ def repeat(a: Any, repeats: Any, axis: int | None = None) -> Any:
     axis %= a.ndim
     index = np.repeat(np.arange(a.shape[axis]), repeats)
     if np.ndim(repeats) == 0:
-        wide = broadcast_to(
-            expand_dims(a, axis + 1), (*a.shape[: axis + 1], int(repeats), *a.shape[axis + 1 :])
-        )
-        return flatten(reshape(wide, (*a.shape[:axis], len(index), *a.shape[axis + 1 :]))) if (
-            a.ndim == 1
-        ) else reshape(wide, (*a.shape[:axis], len(index), *a.shape[axis + 1 :]))
+        before, after = a.shape[: axis + 1], a.shape[axis + 1 :]
+        wide = broadcast_to(expand_dims(a, axis + 1), (*before, int(repeats), *after))
+        result = reshape(wide, (*a.shape[:axis], len(index), *after))
+        return result.copy() if getattr(result, "cell", 0) is getattr(a, "cell", 1) else result
     return a[(slice(None),) * axis + (index,)]
 
 
@@ -607,12 +603,10 @@ def pad(array: Any, pad_width: Any, mode: str = "constant", **kwargs: Any) -> An
 
 def _pad_constant(a: Any, pad_width: Any, constants: Any) -> Any:
     if isinstance(pad_width, dict):
-        pad_width = [
-            pad_width.get(i, pad_width.get(i - a.ndim, 0)) for i in range(a.ndim)
-        ]
+        pad_width = [pad_width.get(i, pad_width.get(i - a.ndim, 0)) for i in range(a.ndim)]
         pad_width = [(w, w) if np.ndim(w) == 0 else w for w in pad_width]
     widths = np.broadcast_to(pad_width, (a.ndim, 2)).tolist()
-    rec, (a, constants) = operands(a, constants)
+    _, (a, constants) = operands(a, constants)
     fills = broadcast_to(constants, (a.ndim, 2))
     for axis, sides in enumerate(widths):
         if sides == [0, 0]:
@@ -683,6 +677,3 @@ def size(a: Any, axis: int | None = None) -> int:
     """Its number of elements."""
     a = operand(a)
     return a.size if axis is None else a.shape[axis]
-
-
-assert row_major and copied

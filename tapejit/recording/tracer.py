@@ -61,8 +61,8 @@ class Tracer:
         raise TraceError(
             f"{where_am_i()}: float() of a traced value would freeze it; use NumPy's functions "
             "(np.sin(x), not math.sin(x)), int(x) where a branch is meant; and where it is written "
-            "into a plain NumPy array (`out[i] = traced`), make that array with np.zeros_like(x) or "
-            "tapejit.numpy.zeros"
+            "into a plain NumPy array (`out[i] = traced`), make that array with np.zeros_like(x) "
+            "or tapejit.numpy.zeros"
         )
 
     def __complex__(self) -> complex:
@@ -470,9 +470,11 @@ def lift(rec: Recorder, value: Any) -> Any:
     """``value`` as an operand of ``rec``: a tracer of it, or a NumPy constant."""
     if isinstance(value, Tracer):
         return value if value.rec is rec else rec.capture(value)
-    if type(value) in (list, tuple) or (isinstance(value, np.ndarray) and value.dtype == object):
-        if _recorder_of(value) is not None:
-            return from_objects(rec, value)
+    nested = type(value) in (list, tuple) or (
+        isinstance(value, np.ndarray) and value.dtype == object
+    )
+    if nested and _recorder_of(value) is not None:
+        return from_objects(rec, value)
     array = value if isinstance(value, np.ndarray) else np.asarray(value)
     return checked(array)
 
