@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from .errors import UnsupportedError
 from .interpreters.layout import CALL, GUARD_TRUE, WRITE
 from .lowering.scalars import tables
 from .ops.structural import STRUCTURAL
 from .ops.table import OPS
-from .recording.recorder import Recorder
+from .recording.recorder import Recorder, where_am_i
 from .recording.tracer import (
     ArrayTracer,
     Cell,
@@ -80,6 +81,21 @@ class _Walk:
     def __init__(self, stretch: Stretch) -> None:
         self.stretch = stretch
         self.rec = stretch.rec
+        self._cells: dict[int, Cell] = {}
+
+    def cell(self, buffer: int) -> Cell | None:
+        """Where a buffer's values stand now: undoing a write may have moved them."""
+        known = self._cells.get(buffer)
+        if known is None:
+            known = self.rec.cells.get(buffer)
+            if known is not None:
+                self._cells[buffer] = known
+        return known
+
+    def flat(self, buffer: int) -> ArrayTracer:
+        """A buffer's values as a flat array that can be written."""
+        cell = self.cell(buffer)
+        return ArrayTracer(self.rec, cell.storage.reshape(-1), cell)
 
     def scalar(self, element: int) -> Any:
         """The value that stands at an element now."""
@@ -90,7 +106,7 @@ class _Walk:
                 return value
             return scalar_tracer(rec, rec.values[element], element)
         view = self.view_of_element(element)
-        if view.buffer not in rec.cells:  # read from an array of the enclosing code
+        if self.cell(view.buffer) is None:  # read from an array of the enclosing code
             return scalar_tracer(rec, rec.values[element], element)
         return self.array(view)
 
@@ -122,10 +138,11 @@ class _Walk:
         if buffer.constant >= 0:
             flat = rec.array_constants[buffer.constant].reshape(-1)
             return strided(flat, view)
-        cell = rec.cells[view.buffer]
+        cell = self.cell(view.buffer)
         value = strided(cell.storage.reshape(-1), view)
         if view.shape == ():
-            return scalar_tracer(rec, value[()], ARRAY + buffer.base + view.offset)
+            base = rec.buffers[cell.buffer].base
+            return scalar_tracer(rec, value[()], ARRAY + base + view.offset)
         return ArrayTracer(rec, value, cell)
 
 
@@ -383,8 +400,7 @@ def _pull_write(walk: _Walk, adjoints: _Adjoints, save: int, target: int, source
         adjoints.clear(view)
     if saved is not None:
         adjoints.add(view, saved)
-    cell = walk.rec.cells[view.buffer]
-    flat = ArrayTracer(walk.rec, cell.storage.reshape(-1), cell)
+    flat = walk.flat(view.buffer)
     flat[view.offset] = walk.scalar(save)
 
 
@@ -416,13 +432,7 @@ def _pull_call(walk: _Walk, adjoints: _Adjoints, call: Call, scalars: set, buffe
 def _pull_region(walk: _Walk, adjoints: _Adjoints, call: Call) -> None:
     """Undo an array write: values and cotangents."""
     source, target = call.operands[0], call.operands[-1]
-    index = None
-    if call.op == "scatter_write":
-        index = np.asarray(
-            getattr(walk.array(call.operands[1]), "value", None)
-            if isinstance(walk.array(call.operands[1]), Tracer)
-            else walk.array(call.operands[1])
-        ).astype(int)
+    index = _written_positions(walk, call) if call.op == "scatter_write" else None
     g = adjoints.take(target)
     saved = adjoints.take(call.result)
     if g is not None:
@@ -436,9 +446,8 @@ def _pull_region(walk: _Walk, adjoints: _Adjoints, call: Call) -> None:
             adjoints.add(target, saved)
         else:
             flat = adjoints._owned(target.buffer, walk.rec.buffers[target.buffer].size)
-            np.add.at(flat, index.reshape(-1), saved.reshape(-1))
-    cell = walk.rec.cells[target.buffer]
-    flat = ArrayTracer(walk.rec, cell.storage.reshape(-1), cell)
+            np.add.at(flat, np.reshape(index, -1), np.reshape(saved, -1))
+    flat = walk.flat(target.buffer)
     old = walk.array(call.result)
     if index is None:
         _window(flat, target)[...] = old
@@ -446,17 +455,31 @@ def _pull_region(walk: _Walk, adjoints: _Adjoints, call: Call) -> None:
         flat[index] = old
 
 
-def _pull_scattered(
-    adjoints: _Adjoints, source: View, target: View, g: Any, index: np.ndarray
-) -> None:
+def _written_positions(walk: _Walk, call: Call) -> Any:
+    """Flat positions of an indexed write: an integer array, or a traced single position."""
+    index = walk.array(call.operands[1])
+    if not isinstance(index, Tracer):
+        return np.asarray(index).astype(np.int64)
+    if index.size != 1:
+        raise UnsupportedError(
+            f"{where_am_i()}: derivatives inside of a recording (grad of grad, hessian, hvp) through "
+            f"a write to {index.size} traced positions at once; write them one by one in a loop"
+        )
+    return index
+
+
+def _pull_scattered(adjoints: _Adjoints, source: View, target: View, g: Any, index: Any) -> None:
     """Cotangents through ``target[index] = source``: the last write to an element counts."""
-    flat = index.reshape(-1)
-    last = np.zeros(target.size, int)
-    last[flat] = np.arange(flat.size)
-    keep = (last[flat] == np.arange(flat.size)).reshape(index.shape)
-    adjoints.add(source, np.where(keep, g[index], 0.0))
+    if isinstance(index, Tracer):
+        adjoints.add(source, copied(g[index]) if index.ndim else g[index])
+    else:
+        flat = index.reshape(-1)
+        last = np.zeros(target.size, int)
+        last[flat] = np.arange(flat.size)
+        keep = (last[flat] == np.arange(flat.size)).reshape(index.shape)
+        adjoints.add(source, np.where(keep, g[index], 0.0))
     owned = adjoints._owned(target.buffer, target.size)
-    owned[index] = np.zeros(index.shape)
+    owned[index] = 0.0
 
 
 # --- forward --------------------------------------------------------------------------------------

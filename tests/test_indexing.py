@@ -142,6 +142,30 @@ WRITE = {
     "into_integers": ("k = np.argsort(x); k[0] = 2; k[1:3] = 1; result = k", V),
     "truncates": ("k = np.zeros_like(x, dtype=int); k[:] = x * 3; k[0] = x[1] * 5; result = k", V),
     "to_bool": ("k = x > 1; k[0] = x[0] * 0; k[1:3] = True; result = k", V),
+    "put_clip": ("np.put(x, [-3, 9], [1.0, 2.0], mode='clip')", V),
+    "put_wrap": ("x.put([-3, 9], x[0] * 2, mode='wrap')", V),
+    "put_traced": ("np.put(x, np.argmax(x), 0.5)", M),
+    "putmask_repeated": ("np.putmask(x, x > 1, [1.0, 2.0])", V),
+    "fill_diagonal_values": ("np.fill_diagonal(x[:, :4], x[0, :4] * 2)", M),
+    "put_along_flat": ("np.put_along_axis(x, np.array([1, 2]), x[0, 0], axis=None)", M),
+    "nan_to_num_in_place": ("x[0] = np.nan; np.nan_to_num(x, copy=False)", V),
+    "multiply_at": ("np.multiply.at(x, [0, 2], x[3])", V),
+    "negative_at": ("np.negative.at(x, [0, 2])", V),
+    "subtract_at_constant": ("np.subtract.at(x, [0, 0], 1.5)", V),
+    "exp_out_where": ("np.exp(x, out=x, where=x > 1)", V),
+    "modf_out": ("y = np.zeros_like(x); np.modf(x * 3, out=(y, x)); result = x + 2 * y", V),
+    "object_values": ("x[:2] = np.array([x[1], x[0]])", V),
+    "list_values": ("x[:2] = [x[1], 3.0]", V),
+    "one_element_array": ("x[0] = x[1:2]", V) if np.__version__ < "2.4" else ("x[:1] = x[1:2]", V),
+    "true": ("x[True] = 2.0", V),
+    "masked_scalar_index": ("x[np.array(1), np.array(2)] = x[0, 0] * 2", M),
+    "empty": ("x[[]] = 2.0; x[3:3] = 1.0", V),
+    "inplace_shift": ("x[1:] += x[:-1]", V),
+    "inplace_whole": ("y = x; y += 1; y *= y; x[0] = 2.0; y -= x[1]", V),
+    "inplace_logic": ("k = x > 1; k &= x < 2; k |= x > 3; k ^= x > 4; result = k", V),
+    "inplace_reversed": ("y = x[::-1]; y += np.arange(6.0)", V),
+    "whole_then_views": ("row = x[1]; x[...] = x * 2; row += 1; x += 1; result = x + row", M),
+    "stale_whole": ("a = x[1]; x += 1; b = x[1]; x[1] = 0.0; result = a + 10 * b + x", V),
     # scalars read before a write keep their value
     "stale_element": ("a = x[0]; x[0] = 5.0; result = a * x[0]", V),
     "stale_region": ("a = x[1]; x[:3] = x[3:]; b = x[1]; x[1] = 2.0; result = a * b + x[1]", V),
@@ -278,6 +302,10 @@ def assign(index, value):
         (assign(7, lambda x: 1.0), IndexError, "out of bounds"),
         (lambda x: x.__setitem__(x > 1, x[:2]), tj.TracedShapeError, "np.where"),
         (lambda x: np.broadcast_to(x, (2, 6)).__setitem__(0, 1.0), ValueError, "read-only"),
+        (lambda x: x.__iadd__(x[:2]), ValueError, "broadcast"),
+        (lambda x: np.argsort(x).__iadd__(x), tj.TraceError, "cast"),
+        (lambda x: np.place(x, x > 1, [1.0]), tj.TracedShapeError, "np.putmask"),
+        (lambda x: x.reshape(2, 3).__setitem__((x[:3] > 1, 0), 1.0), tj.TracedShapeError, "mask"),
     ],
 )
 def test_bad_writing(function, error, words):
@@ -357,3 +385,16 @@ def test_filling_in_a_loop_records_one_write_an_element():
 
     short, long = (len(tj.trace(f, np.ones(n))) for n in (100, 1000))
     assert long < 11 * short
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("name", [*READ, *(f"write {name}" for name in WRITE)])
+def test_second_derivatives(name):
+    """In-place writes and gathers inside of a derivative that is itself recorded."""
+    if name in READ:
+        function, x = READ[name]
+    else:
+        source, x = WRITE[name.removeprefix("write ")]
+        function = written(exec_body(source))
+    if np.asarray(function(x)).dtype.kind == "f":
+        tj.testing.check_grads(function, (x,), order=2, step=3e-4, atol=1e-5, rtol=1e-5)
