@@ -462,8 +462,9 @@ def _written_positions(walk: _Walk, call: Call) -> Any:
         return np.asarray(index).astype(np.int64)
     if index.size != 1:
         raise UnsupportedError(
-            f"{where_am_i()}: derivatives inside of a recording (grad of grad, hessian, hvp) through "
-            f"a write to {index.size} traced positions at once; write them one by one in a loop"
+            f"{where_am_i()}: derivatives inside of a recording (grad of grad, hessian, hvp) "
+            f"through a write to {index.size} traced positions at once; write them one by one in "
+            "a loop"
         )
     return index
 

@@ -103,9 +103,7 @@ def test_jacobian_and_linearize_inside_a_recording():
 
     expected = lambda x: x[0] ** 2 + x[1] ** 2 + 4 * x[1] ** 2 + 2 * np.sum(x**4)  # noqa: E731
     assert tj.jit(f)(X) == pytest.approx(expected(X))
-    np.testing.assert_allclose(
-        tj.grad(f)(X), [2 * X[0], 10 * X[1], 0, 0] + 8 * X**3, rtol=1e-12
-    )
+    np.testing.assert_allclose(tj.grad(f)(X), [2 * X[0], 10 * X[1], 0, 0] + 8 * X**3, rtol=1e-12)
 
 
 def test_gradient_inside_a_simulation():
@@ -133,3 +131,10 @@ def test_gradient_inside_a_simulation():
         want = (compiled(0.9 * X + h * e)[0] - compiled(0.9 * X - h * e)[0]) / (2 * h)
         assert gradient[k] == pytest.approx(want, abs=1e-8)
     assert value == pytest.approx(tj.jit(simulate)(0.9 * X), rel=1e-14)
+
+
+def test_rules_of_constants():
+    """A rule evaluates functions of constants: the second derivative of 2**x."""
+    f = lambda x: np.sum(2.0**x) + np.sum(np.arctan2(1.5, x))  # noqa: E731
+    tj.testing.check_grads(f, (X,), order=2, atol=1e-5, rtol=1e-5)
+    tj.testing.check_grads(lambda x: 2.0**x, (0.3,), order=3, atol=1e-4, rtol=1e-4)

@@ -387,8 +387,12 @@ def test_filling_in_a_loop_records_one_write_an_element():
     assert long < 11 * short
 
 
+#: Writes to several traced positions at once: second derivatives are refused with an error.
+ONCE = {"traced_row", "traced_array", "put_along_axis"}
+
+
 @pytest.mark.deep
-@pytest.mark.parametrize("name", [*READ, *(f"write {name}" for name in WRITE)])
+@pytest.mark.parametrize("name", [*READ, *(f"write {name}" for name in WRITE if name not in ONCE)])
 def test_second_derivatives(name):
     """In-place writes and gathers inside of a derivative that is itself recorded."""
     if name in READ:

@@ -16,10 +16,29 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 __all__ = ["LN2", "LN10", "Symbol", "condition", "function", "strong_mul", "where"]
 
 LN2 = math.log(2.0)
 LN10 = math.log(10.0)
+
+
+#: Operations of the table that the rule vocabulary calls by C's names.
+ALIASES = {
+    "asin": "arcsin", "acos": "arccos", "atan": "arctan", "asinh": "arcsinh", "acosh": "arccosh",
+    "atanh": "arctanh", "atan2": "arctan2", "pow": "power", "fabs": "abs",
+}  # fmt: skip
+
+
+def _evaluate(name: str, args: tuple) -> Any:
+    """A function of constants alone, by NumPy."""
+    from .table import OPS
+
+    if name == "condition":
+        return args[0]
+    with np.errstate(all="ignore"):
+        return OPS[ALIASES.get(name, name)].reference(*(np.float64(arg) for arg in args))
 
 
 def function(name: str) -> Callable[..., Any]:
@@ -30,7 +49,7 @@ def function(name: str) -> Callable[..., Any]:
             handler = getattr(arg, "__rule__", None)
             if handler is not None:
                 return handler(name, args)
-        raise TypeError(f"no argument of {name}{args} is a rule value")
+        return _evaluate(name, args)
 
     call.__name__ = name
     return call

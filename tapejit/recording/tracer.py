@@ -18,6 +18,7 @@ import numpy as np
 
 from ..errors import TraceError
 from ..interpreters.layout import GUARD_EQUAL, GUARD_FALSE, GUARD_TRUE, WRITE
+from ..ops.rules import ALIASES
 from ..ops.table import OPS, Elementwise
 from ..tape import ARRAY, SCALAR, View, row_major
 from .recorder import Recorder, where_am_i
@@ -784,8 +785,6 @@ _install_operators()
 
 #: The operation behind each name of the rule vocabulary.
 RULE_OPS: dict[str, Elementwise] = {
-    "asin": OPS["arcsin"], "acos": OPS["arccos"], "atan": OPS["arctan"],
-    "asinh": OPS["arcsinh"], "acosh": OPS["arccosh"], "atanh": OPS["arctanh"],
-    "atan2": OPS["arctan2"], "pow": OPS["power"], "fabs": OPS["abs"],
     **OPS,
-}  # fmt: skip
+    **{alias: OPS[name] for alias, name in ALIASES.items()},
+}
