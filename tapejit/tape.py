@@ -65,6 +65,7 @@ def size_of(shape: tuple[int, ...]) -> int:
     return size
 
 
+@functools.lru_cache(maxsize=4096)
 def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Strides, in elements, of a C-contiguous array."""
     strides = []

@@ -384,7 +384,10 @@ def _item(view: View, index: tuple[int, ...]) -> View:
 
 
 def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
-    return a is b or bool(np.array_equal(a, b, equal_nan=b.dtype.kind == "f"))
+    """Whether a float64 copy still equals the array that it was made of."""
+    if b.dtype == np.float64 and b.size <= 4096:
+        return a.tobytes() == b.tobytes()  # several times faster than array_equal when short
+    return bool(np.array_equal(a, b, equal_nan=b.dtype.kind == "f"))
 
 
 def contiguous_view(buffer: int, shape: tuple[int, ...]) -> View:
