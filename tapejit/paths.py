@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .interpreters import layout
-from .interpreters.layout import GUARD_EQUAL, GUARD_FALSE, GUARD_TRUE, WRITE
+from .interpreters.layout import GUARD_EQUAL, GUARD_FALSE, GUARD_TRUE
 from .recording.record import Recording
 from .tape import ARRAY
 
@@ -71,7 +71,6 @@ class Path:
                 arrays = max(arrays, buffers[view.buffer].base + buffers[view.buffer].size)
             else:
                 scalars = max(scalars, view.offset + 1)
-        assert WRITE < GUARD_TRUE
         return scalars, arrays
 
 

@@ -39,7 +39,6 @@ SCRATCH = SPACE_0 + 4
 ARGUMENTS = SPACE_0 + 5  # three spaces for each argument read in place: value, adjoint, tangent
 CONTEXT_WORDS = 256
 MAX_IN_PLACE = (CONTEXT_WORDS - ARGUMENTS) // 3
-SPACE_MASK = 255
 ADVANCE = 256
 UNTILED = 1 << 60
 TILE = 512

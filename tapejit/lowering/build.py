@@ -438,14 +438,9 @@ class _Builder:
                 self._reverse_scalars(stream, segment, lowering)
             elif segment.calls[0].op in OPS:
                 elementwise.lower_reverse(self.group(segment), stream, targets)
-                self._consume(segment.calls, targets)
             else:
                 lowering.call(segment.calls[0])
         return stream, [self._gradient(stream, index, targets) for index in self.wrt]
-
-    def _consume(self, calls: list[Call], targets: Targets) -> None:
-        """Scalar results of elementwise groups do not exist: 0-d operations are scalar code."""
-        assert all(c.op == "sum" or c.result.buffer != SCALAR for c in calls)
 
     def _reverse_scalars(
         self, stream: Stream, segment: _Segment, lowering: ReverseLowering

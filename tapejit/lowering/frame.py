@@ -140,13 +140,6 @@ def tangent(place: Place) -> Place:
     return place._replace(space=TANGENTS if place.space == VALUES else place.space + 2)
 
 
-def has_derivative_space(place: Place, arena: Arena) -> bool:
-    """Whether a place has adjoints and tangents at all: constants have none."""
-    if place.space == VALUES:
-        return True
-    return ARGUMENTS <= place.space < ARGUMENTS + 3 * len(arena.in_place)
-
-
 def whole(shape: tuple[int, ...], offset: int, space: int = VALUES) -> Place:
     """A contiguous place."""
     return Place(space, offset, shape, row_major(shape))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..interpreters import array_kernels, kernels, layout
+from ..interpreters import array_kernels, kernels
 from ..interpreters.array_kernels import REGISTER
 from ..interpreters.layout import ADVANCE, CALL, SCRATCH, TILE
 from ..tape import row_major, size_of
@@ -241,6 +241,3 @@ class Registers:
 def moving(space: int) -> int:
     """The space word of an operand that advances with the tile."""
     return space | ADVANCE
-
-
-assert layout.SPACE_MASK == 255

@@ -9,8 +9,8 @@ import numpy as np
 
 from .. import pytrees
 from ..errors import TraceError
-from ..tape import ARRAY, Leaf, Tape, View
-from .recorder import Recorder, activate, contiguous_view
+from ..tape import Leaf, Tape
+from .recorder import Recorder, activate
 from .tracer import ArrayTracer, Cell, Tracer, is_traced, lift, scalar_tracer, view_of
 
 __all__ = ["Constant", "Recording", "make_input", "record_function", "record_shapes"]
@@ -112,6 +112,3 @@ def _sample(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     if len(shape) >= 2 and shape[-1] == shape[-2]:
         value = value + 2.0 * shape[-1] * np.eye(shape[-1])
     return value
-
-
-assert ARRAY and View and contiguous_view

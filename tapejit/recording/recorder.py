@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import TraceError, TracerLeakError
 from ..interpreters.layout import CALL
-from ..tape import ARRAY, SCALAR, Buffer, Call, Leaf, Tape, View, line_of, row_major, size_of
+from ..tape import ARRAY, SCALAR, Buffer, Call, Leaf, Tape, View, line_of, row_major
 
 __all__ = ["Recorder", "activate", "active", "user_frame"]
 
@@ -388,9 +388,3 @@ def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
     if b.dtype == np.float64 and b.size <= 4096:
         return a.tobytes() == b.tobytes()  # several times faster than array_equal when short
     return bool(np.array_equal(a, b, equal_nan=b.dtype.kind == "f"))
-
-
-def contiguous_view(buffer: int, shape: tuple[int, ...]) -> View:
-    """The whole buffer as a C-contiguous array."""
-    assert size_of(shape) >= 0
-    return View(buffer, 0, shape, row_major(shape))
