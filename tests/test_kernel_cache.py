@@ -281,6 +281,7 @@ def test_numba_s_folders(tmp_path):
 
 
 def test_a_function_without_a_file(monkeypatch):
+    monkeypatch.delenv("TAPEJIT_CACHE_DIR", raising=False)
     scope = {}
     exec("def nowhere(ctx, ins):\n    return ctx + ins", scope)
     cache._warn.cache_clear()
