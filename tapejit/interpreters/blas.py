@@ -586,17 +586,27 @@ def _combine_rows(
 def _combine_long_rows(
     k: int, n: int, x: int, x_step: int, b: int, b_row: int, y: int, accumulate: int
 ) -> None:
-    """As :func:`_combine_rows`, reading B once from front to back, for B larger than a cache."""
+    """As :func:`_combine_rows`, reading B once, from back to front, for B larger than a cache.
+
+    A reverse sweep multiplies by the transpose of the matrix that the forward sweep has just read
+    from front to back: what a cache still holds of it is the end.
+    """
     _as_written()
-    i = 0
-    while i + 4 <= k:
+    whole = k - k % 4
+    started = accumulate
+    i = k - 1
+    while i >= whole:
+        _outer(1, n, x + 8 * i * x_step, 1, b + 8 * i * b_row, y, 0, started)
+        started = 1
+        i -= 1
+    i = whole - 4
+    while i >= 0:
         at = x + 8 * i * x_step
         v0 = _spread(_get(at))
         v1 = _spread(_get(at + 8 * x_step))
         v2 = _spread(_get(at + 16 * x_step))
         v3 = _spread(_get(at + 24 * x_step))
         row = b + 8 * i * b_row
-        started = accumulate or i > 0
         nothing = _spread(0.0)
         j = 0
         while j + 4 <= n:
@@ -615,11 +625,8 @@ def _combine_long_rows(
             _put(y + 8 * j, s)
             row += 8
             j += 1
-        i += 4
-    while i < k:
-        at = x + 8 * i * x_step
-        _outer(1, n, at, 1, b + 8 * i * b_row, y, 0, accumulate or i > 0)
-        i += 1
+        started = 1
+        i -= 4
 
 
 @_loop

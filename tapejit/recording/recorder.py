@@ -43,9 +43,15 @@ def _is_internal(filename: str) -> bool:
 def user_frame(depth: int = 1) -> Any:
     """The nearest frame of the user's code: outside of this package and of NumPy."""
     frame = sys._getframe(depth)
-    while frame.f_back is not None and _is_internal(frame.f_code.co_filename):
-        frame = frame.f_back
-    return frame
+    while True:
+        filename = frame.f_code.co_filename
+        internal = _internal.get(filename)
+        if internal is None:
+            internal = _is_internal(filename)
+        outer = frame.f_back
+        if not internal or outer is None:
+            return frame
+        frame = outer
 
 
 def where_am_i() -> str:
