@@ -62,7 +62,6 @@ SKIP = 0
 TANGENT = 8
 TANGENTS = 50
 TANGENT_STOP = 9
-UNKNOWN_OP = 5
 UNTILED = 1152921504606846976
 VALUES = 48
 
@@ -435,9 +434,6 @@ def forward(ctx, start):
                 c[FAILED] = pc
                 return status
             pc += p[pc + 1]
-        else:
-            c[FAILED] = pc
-            return UNKNOWN_OP
     return DONE
 
 
@@ -974,9 +970,6 @@ def reverse(ctx, start):
             y = v[p[pc + 3]]
             d[p[pc + 2]] += 0.0 if (x == 0.0) else ((g * copysign(1.0, x)) * copysign(1.0, y))
             pc += 4
-        else:
-            c[FAILED] = pc
-            return UNKNOWN_OP
     return DONE
 
 
@@ -1719,9 +1712,6 @@ def tangent(ctx, start):
                 c[FAILED] = pc
                 return status
             pc += p[pc + 1]
-        else:
-            c[FAILED] = pc
-            return UNKNOWN_OP
     return DONE
 
 

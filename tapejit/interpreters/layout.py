@@ -52,7 +52,6 @@ GUARD_FAILED = 1
 INDEX_ERROR = 2
 ARGUMENT_CHANGED = 3
 LINALG_ERROR = 4
-UNKNOWN_OP = 5  # never, unless lowering is wrong: an error beats an endless loop
 
 # Op codes: elementwise operations first, then these.
 _BASE = len(OPS)
