@@ -49,7 +49,7 @@ class Program:
         names = {"value": ["forward"], "gradient": ["forward", "reverse"], "tangent": ["tangent"]}
         for name in names[mode]:
             self.table.require(name)
-        self.uses_blas = self.table.uses_blas(self.code)
+        self.uses_blas = self.table.uses_blas
         self._pool: list[Workspace] = []
 
     def checkout(self) -> Workspace:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -89,10 +89,10 @@ class KernelTable:
         if self.addresses[number] == 0:
             self.addresses[number] = self._address(name)
 
-    def uses_blas(self, code: Any) -> bool:
-        """Whether a program calls kernels that need the table of BLAS and LAPACK addresses."""
-        blas = {n for name, n in self.numbers.items() if name.startswith(_BLAS_KERNELS)}
-        return bool(blas)
+    @property
+    def uses_blas(self) -> bool:
+        """Whether any kernel in use needs the table of BLAS and LAPACK addresses."""
+        return any(name.startswith(_BLAS_KERNELS) for name in self.numbers)
 
 
 _INTERPRETERS = {"forward": 0, "reverse": 1, "tangent": 2}
