@@ -225,3 +225,19 @@ def test_tape_is_one_path():
     with pytest.raises(tj.TraceError, match="another branch"):
         tape(-2.0)
     assert CALL not in tape.code[:, 0]
+
+
+def test_a_product_before_a_guard_is_there_for_the_other_path():
+    """One path uses a product once, in a sum; the path that it turns into needs it again."""
+
+    def f(x, y, z):
+        product = x * y
+        total = product + z
+        return total if total > 0 else product * total
+
+    jitted, gradient = tj.jit(f), tj.grad(f, argnums=(0, 1, 2))
+    for arguments in [(1.0, 2.0, 3.0), (1.0, 2.0, -3.0), (1.0, 2.0, 3.0), (7.0, 2.0, -30.0)]:
+        assert jitted(*arguments) == f(*arguments)
+        x, y, z = arguments
+        below = (y * (2 * x * y + z), x * (2 * x * y + z), x * y)
+        assert gradient(*arguments) == ((y, x, 1.0) if x * y + z > 0 else below)

@@ -178,7 +178,10 @@ class _Builder:
             yield at, len(self.code), None
 
     def fuse(self) -> None:
-        """Products that one sum or difference uses become part of it."""
+        """Products that one sum or difference uses become part of it (from the last guard on).
+
+        Before it another path may go on with the values computed so far, and need the product.
+        """
         arity, _, _ = tables()
         uses = np.zeros(max(self.tape.n_scalars, 1), np.int32)
         compiled(scalars.count_uses)(self.code, uses, arity)
@@ -187,8 +190,8 @@ class _Builder:
                 uses[view.offset] += 2
         producer = np.full(len(uses), -1, np.int32)
         for first, last, call in self._runs():
-            if call is None and last - first > 1:
-                compiled(scalars.fuse)(self.code, uses, producer, max(first, 0), last)
+            if call is None and last - max(first, self.keep) > 1:
+                compiled(scalars.fuse)(self.code, uses, producer, max(first, self.keep), last)
 
     def _referenced(self) -> Iterator[View]:
         """Views that calls and outputs name."""
