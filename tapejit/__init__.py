@@ -15,8 +15,15 @@ from .api import stop_gradient as stop_gradient
 from .api import trace as trace
 from .api import value_and_grad as value_and_grad
 from .api import vjp as vjp
+from .checkpointing import Memory as Memory
+from .checkpointing import Online as Online
+from .checkpointing import Revolve as Revolve
+from .checkpointing import StoreAll as StoreAll
+from .checkpointing import TwoLevel as TwoLevel
+from .checkpointing import Uniform as Uniform
 from .errors import GuardOverflowWarning as GuardOverflowWarning
 from .errors import ReplayMismatchError as ReplayMismatchError
+from .errors import ScheduleError as ScheduleError
 from .errors import TapejitError as TapejitError
 from .errors import TracedShapeError as TracedShapeError
 from .errors import TraceError as TraceError

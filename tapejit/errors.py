@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = [
     "GuardOverflowWarning",
     "ReplayMismatchError",
+    "ScheduleError",
     "TapejitError",
     "TraceError",
     "TracedShapeError",
@@ -35,6 +36,10 @@ class TracedShapeError(TraceError, IndexError):
 
 class ReplayMismatchError(TapejitError, RuntimeError):
     """``check=True``: a replay differs from the Python function."""
+
+
+class ScheduleError(TapejitError, ValueError):
+    """A checkpointing schedule that can't be carried out: too few snapshots, too little memory."""
 
 
 class GuardOverflowWarning(UserWarning):

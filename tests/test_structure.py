@@ -49,6 +49,11 @@ def test_lowering_knows_nothing_of_the_interface():
         assert _imports(path) <= allowed, path
 
 
+def test_schedules_know_nothing_of_tapes():
+    for path in (PACKAGE / "checkpointing").glob("*.py"):
+        assert _imports(path) <= {"errors", "interpreters", "checkpointing"}, path
+
+
 def test_mathematics_stands_in_ops_alone():
     """No derivative is named outside of ops: the rules' vocabulary is imported there only."""
     for path in PACKAGE.rglob("*.py"):

@@ -1,0 +1,125 @@
+"""What a schedule will cost, before it runs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..interpreters import schedules
+from .binomial import least_advances
+from .limits import Costs, bytes_of, format_bytes
+from .strategies import Layout, Schedule
+
+__all__ = ["Plan", "plan"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Bytes and recomputation of a schedule.
+
+    Attributes
+    ----------
+    schedule
+        The schedule.
+    layout
+        Its numbers for this loop: steps, steps a block, snapshots in memory and on disk.
+    steps
+        Number of steps of the loop.
+    evaluations
+        How many steps the forward and reverse sweeps run forward together; ``steps`` of them
+        store.
+    snapshot_bytes
+        All snapshots in memory.
+    stored_bytes
+        The steps stored at a time.
+    fixed_bytes
+        Everything else: the schedule's own state, and what was given as fixed.
+    disk_bytes
+        All snapshots in the file.
+    """
+
+    schedule: Schedule
+    layout: Layout
+    steps: int
+    evaluations: int
+    snapshot_bytes: int
+    stored_bytes: int
+    fixed_bytes: int
+    disk_bytes: int
+
+    @property
+    def recompute_factor(self) -> float:
+        """Forward evaluations a step: 1 if everything is stored."""
+        return self.evaluations / self.steps if self.steps else 1.0
+
+    @property
+    def memory_bytes(self) -> int:
+        """All bytes in memory."""
+        return self.snapshot_bytes + self.stored_bytes + self.fixed_bytes
+
+    def __str__(self) -> str:
+        layout = self.layout
+        stored = min(layout.every, self.steps)
+        rows = [
+            ("schedule", f"{self.schedule}"),
+            ("steps", f"{self.steps}"),
+            ("evaluated", f"{self.evaluations} steps, {self.recompute_factor:.4g} x forward"),
+            ("snapshots", f"{layout.memory}, {format_bytes(self.snapshot_bytes)}"),
+            ("stored", f"{stored} steps at a time, {format_bytes(self.stored_bytes)}"),
+            ("other", format_bytes(self.fixed_bytes)),
+            ("memory", f"{format_bytes(self.memory_bytes)} together"),
+        ]
+        if layout.disk:
+            rows.append(("disk", f"{layout.disk} snapshots, {format_bytes(self.disk_bytes)}"))
+        return "\n".join(f"{name:<10} {text}" for name, text in rows)
+
+
+def plan(schedule: Schedule, steps: int, costs: Costs) -> Plan:
+    """The plan of a schedule for a loop.
+
+    Raises
+    ------
+    ScheduleError
+        If the schedule can't be carried out.
+    """
+    layout = schedule.layout(steps, costs)
+    snapshot, stored = layout.memory * costs.snapshot, min(layout.every, steps) * costs.step
+    return Plan(
+        schedule,
+        layout,
+        steps,
+        evaluations(layout, steps),
+        snapshot,
+        stored,
+        bytes_of(0, layout.slots, costs._replace(snapshot=0)),
+        layout.disk * costs.snapshot,
+    )
+
+
+def evaluations(layout: Layout, steps: int) -> int:
+    """Steps that a schedule runs forward, also when it runs them again.
+
+    The last block is stored at once and never advanced over, so all blocks that count are full.
+    """
+    if layout.steps == schedules.UNKNOWN:
+        counts = count(layout, steps)
+        return int(counts[schedules.ADVANCE] + counts[schedules.STORE])
+    blocks = -(-steps // layout.every)
+    return steps + layout.every * least_advances(blocks, layout.slots)
+
+
+def count(layout: Layout, steps: int) -> np.ndarray:
+    """How often each action comes, by running the state machine alone."""
+    counts = np.zeros(len(schedules.ACTIONS) + 1, np.int64)
+    _counter()(layout.begin(), steps, counts)
+    return counts
+
+
+@functools.cache
+def _counter() -> Callable:
+    from ..interpreters.cache import compile_entry
+
+    return compile_entry("void(int64[::1],int64,int64[::1])", schedules.count)
