@@ -29,6 +29,7 @@ from .errors import TracedShapeError as TracedShapeError
 from .errors import TraceError as TraceError
 from .errors import TracerLeakError as TracerLeakError
 from .errors import UnsupportedError as UnsupportedError
+from .explain import explain as explain
 from .tape import Tape as Tape
 
 __version__ = "0.1.0"

@@ -37,7 +37,7 @@ from .interpreters.entry import DELIVER, OBJECT, RUN_REVERSE
 from .lowering.build import Slot
 from .paths import Path
 from .program import Workspace
-from .recording.record import Constant, record_function
+from .recording.record import Constant, Recording, record_function
 from .recording.recorder import active, in_recording
 from .recording.tracer import Tracer, is_traced, value_of
 from .replay import Replay
@@ -629,7 +629,7 @@ class Pullback:
 
     def __call__(self, cotangent: Any) -> tuple:
         """Cotangents of the arguments, one for each."""
-        seeds = self._seeds(cotangent)
+        seeds = cotangent_leaves(self._path.recording, self._name, cotangent)
         workspace, code = self._workspace, self._workspace.program.code
         arrays = _allocate(code.gradients)
         with self._lock:
@@ -647,30 +647,29 @@ class Pullback:
         leaves = [None if still else next(moving) for still in self._static]
         return pytrees.unflatten(self._structure, leaves)[0]
 
-    def _seeds(self, cotangent: Any) -> list[np.ndarray]:
-        """The cotangent's leaves for the tape's outputs, checked."""
-        recording = self._path.recording
-        leaves, _ = pytrees.flatten(cotangent)
-        numeric = [entry_ for entry_ in recording.leaves if not isinstance(entry_, Constant)]
-        outputs = self._path.tape.outputs
-        name = self._name
-        if len(leaves) != len(numeric):
-            raise ValueError(
-                f"pullback of `{name}`: the cotangent has {len(leaves)} arrays, the result "
-                f"{len(numeric)}; give it the result's structure"
-            )
-        for leaf, at in zip(leaves, numeric, strict=True):
-            if np.shape(leaf) != outputs[at].view.shape:
-                raise ValueError(
-                    f"pullback of `{name}`: a cotangent has shape {np.shape(leaf)}, the result "
-                    f"has shape {outputs[at].view.shape}"
-                )
-        return [normalise(leaf, f"pullback of {name}", True) for leaf in leaves]
-
     def __del__(self) -> None:
         workspace = getattr(self, "_workspace", None)
         if workspace is not None:
             workspace.program.give_back(workspace)
+
+
+def cotangent_leaves(recording: Recording, name: str, cotangent: Any) -> list[np.ndarray]:
+    """A cotangent's leaves as float64, one for each output of the tape, checked."""
+    leaves, _ = pytrees.flatten(cotangent)
+    numeric = [entry_ for entry_ in recording.leaves if not isinstance(entry_, Constant)]
+    outputs = recording.tape.outputs
+    if len(leaves) != len(numeric):
+        raise ValueError(
+            f"pullback of `{name}`: the cotangent has {len(leaves)} arrays, the result "
+            f"{len(numeric)}; give it the result's structure"
+        )
+    for leaf, at in zip(leaves, numeric, strict=True):
+        if np.shape(leaf) != outputs[at].view.shape:
+            raise ValueError(
+                f"pullback of `{name}`: a cotangent has shape {np.shape(leaf)}, the result "
+                f"has shape {outputs[at].view.shape}"
+            )
+    return [normalise(leaf, f"pullback of {name}", True) for leaf in leaves]
 
 
 def _compiled(f: Callable[..., Any], kind: type) -> Any:
@@ -773,7 +772,7 @@ class _Tangent(Compiled):
     def push(self, primals: tuple, tangents: tuple) -> tuple[Any, Any]:
         """(value, tangent)."""
         variant, values = self.find(primals, {})
-        moving = _matching(self.function, primals, values, tangents)
+        moving = tangent_leaves(self.function, primals, values, tangents)
         path, workspace = variant.execute(values, moving)
         code = workspace.program.code
         slots = [*code.values, *code.tangents_out]
@@ -789,7 +788,7 @@ class _Tangent(Compiled):
         return collect(path, outputs), collect(path, results[n:])
 
 
-def _matching(function: Function, primals: tuple, values: list, tangents: tuple) -> list[Any]:
+def tangent_leaves(function: Function, primals: tuple, values: list, tangents: tuple) -> list[Any]:
     """Tangent leaves as float64, of the primals' shapes; those of static arguments are left out."""
     name = function.name
     leaves = function.split(tangents, {})[0]
@@ -1128,4 +1127,6 @@ def trace(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Tape:
 
     recording = record_function(run, values, function.name)
     replay = Replay(recording, function, structure, leaves_of(leaves, static), values)
-    return dataclasses.replace(recording.tape, call=replay)
+    names = function.leaf_names(structure)
+    moving = tuple(name for name, still in zip(names, static, strict=True) if not still)
+    return dataclasses.replace(recording.tape, call=replay, input_names=moving)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from optree import PyTreeAccessor
 
 from . import pytrees
 from .errors import GuardOverflowWarning, ReplayMismatchError, TraceError
@@ -169,10 +170,35 @@ class Function:
         leaves, structure = pytrees.flatten((self.marked(args), named))
         return leaves, structure, [is_static(leaf) for leaf in leaves]
 
+    def leaf_names(self, structure: Any) -> list[str]:
+        """How the function's own code would write each leaf of (args, kwargs): ``w["bias"]``."""
+        try:
+            parameters = list(inspect.signature(self.function).parameters.values())
+        except (TypeError, ValueError):  # a builtin
+            parameters = []
+        names = []
+        for path in structure.accessors():
+            place, argument, *inner = path
+            name = str(argument.entry)
+            if place.entry == 0:  # positional
+                name = _positional_name(parameters, argument.entry)
+            names.append(PyTreeAccessor(inner).codify(name))
+        return names
+
     def rebuild(self, structure: Any, leaves: list) -> tuple[tuple, dict]:
         """Arguments from leaves."""
         leaves = [leaf.value if isinstance(leaf, _Static) else leaf for leaf in leaves]
         return pytrees.unflatten(structure, leaves)
+
+
+def _positional_name(parameters: list[inspect.Parameter], position: int) -> str:
+    """The name of a positional argument; x0, x1 ... where the signature is not known."""
+    for i, parameter in enumerate(parameters):
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            return f"{parameter.name}[{position - i}]"
+        if i == position:
+            return parameter.name
+    return f"x{position}"
 
 
 def _as_tuple(value: Any) -> tuple:

@@ -6,19 +6,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from .draw import Node
 from .interpreters.layout import CALL, GUARD_EQUAL, GUARD_FALSE, GUARD_TRUE, WRITE
 from .ops.table import OPS
-from .tape import ARRAY, SCALAR, Tape, View
+from .tape import ARRAY, SCALAR, Tape, View, is_contiguous, row_major, size_of
 
-__all__ = ["graph_nodes", "listing"]
+__all__ = ["Namer", "Row", "graph_nodes", "listing", "rows"]
 
 _NAMES = {op.code: op.name for op in OPS.values()}
-_GUARDS = {GUARD_TRUE: "guard true", GUARD_FALSE: "guard false", GUARD_EQUAL: "guard ="}
+_GUARDS = {GUARD_TRUE: "guard true", GUARD_FALSE: "guard false", GUARD_EQUAL: "guard equal"}
+#: Instructions that a listing shows at the most.
 LONGEST = 200
+#: Elements of a captured array that are shown in the place of its number.
+SHORT = 4
 
 
-class _Row(NamedTuple):
+class Row(NamedTuple):
     """One instruction, decoded."""
 
     index: int
@@ -28,61 +33,110 @@ class _Row(NamedTuple):
     params: tuple
 
 
-def rows(tape: Tape) -> Iterator[_Row]:
+def rows(tape: Tape) -> Iterator[Row]:
     """The tape's instructions, decoded."""
     for index, (op, out, *operands) in enumerate(tape.code.tolist()):
         if op == CALL:
             call = tape.calls[out]
-            yield _Row(index, call.op, list(call.operands), call.result, call.params)
+            yield Row(index, call.op, list(call.operands), call.result, call.params)
         elif op == WRITE:
             views = [tape.element(element) for element in operands[:2]]
-            yield _Row(index, "write", views[::-1], tape.element(out), ())
+            yield Row(index, "write", views[::-1], tape.element(out), ())
         elif op in _GUARDS:
             n = 2 if op == GUARD_EQUAL else 1
-            yield _Row(index, _GUARDS[op], [tape.element(e) for e in operands[:n]], None, ())
+            yield Row(index, _GUARDS[op], [tape.element(e) for e in operands[:n]], None, ())
         else:
             arity = OPS[_NAMES[op]].arity
             views = [tape.element(element) for element in operands[:arity]]
-            yield _Row(index, _NAMES[op], views, tape.element(out), ())
+            yield Row(index, _NAMES[op], views, tape.element(out), ())
 
 
-class _Namer:
-    """Names of values: x for inputs, v for results, constants by value."""
+class Namer:
+    """Names of values: arguments by their names, v for results, constants by value."""
 
     def __init__(self, tape: Tape) -> None:
         self.tape = tape
         self.scalars = {}
         self.buffers = {}
+        self.shapes: dict[int, tuple[int, ...]] = {}
         ids, values = tape.scalar_constants
         for number, value in zip(ids.tolist(), values.tolist(), strict=True):
             self.scalars[number] = f"{value:.6g}"
         for i, leaf in enumerate(tape.inputs):
-            name = f"x{i}" if len(tape.inputs) > 1 else "x"
-            if leaf.view.buffer == SCALAR:
-                self.scalars[leaf.view.offset] = name
-            else:
-                self.buffers[leaf.view.buffer] = name
+            name = tape.input_names[i] if tape.input_names else f"x{i}"
+            self._name(leaf.view, name)
         for number, buffer in enumerate(tape.buffers):
             if buffer.constant >= 0:
-                self.buffers[number] = f"c{buffer.constant}"
+                array = tape.array_constants[buffer.constant]
+                self.buffers[number] = _constant(array, buffer.constant)
+                self.shapes[number] = array.shape
+
+    def _name(self, view: View, name: str) -> str:
+        if view.buffer == SCALAR:
+            return self.scalars.setdefault(view.offset, name)
+        self.shapes.setdefault(view.buffer, view.shape)
+        return self.buffers.setdefault(view.buffer, name)
 
     def result(self, view: View, index: int) -> str:
         """Name a result after its instruction."""
-        table = self.scalars if view.buffer == SCALAR else self.buffers
-        key = view.offset if view.buffer == SCALAR else view.buffer
-        return table.setdefault(key, f"v{index}")
+        return self._name(view, f"v{index}")
 
     def name(self, view: View) -> str:
-        """An operand: a value, or a part of one."""
+        """An operand: a value, or a part of one as NumPy would write it."""
+        base = self.base(view)
+        if view.buffer == SCALAR:
+            return base
+        shape = self.shapes.get(view.buffer, (self.tape.buffers[view.buffer].size,))
+        return base + _subscript(view, shape)
+
+    def base(self, view: View) -> str:
+        """The value that a view is a part of."""
         if view.buffer == SCALAR:
             return self.scalars.get(view.offset, f"s{view.offset}")
-        base = self.buffers.get(view.buffer, f"b{view.buffer}")
-        size = self.tape.buffers[view.buffer].size
-        if view.size == size and view.offset == 0:
-            return base
-        if view.shape == ():
-            return f"{base}[{view.offset}]"
-        return f"{base}[{view.offset}:]"
+        return self.buffers.get(view.buffer, f"b{view.buffer}")
+
+    def operation(self, row: Row) -> str:
+        """What an instruction computes from what."""
+        operands = ", ".join(self.name(view) for view in row.operands)
+        return f"{row.op}({operands})"
+
+
+def _constant(array: np.ndarray, number: int) -> str:
+    """A captured array: a very short one by its elements, others by number."""
+    if array.ndim == 1 and 0 < array.size <= SHORT:
+        return f"[{', '.join(f'{x:.6g}' for x in array.tolist())}]"
+    return f"c{number}"
+
+
+def _subscript(view: View, shape: tuple[int, ...]) -> str:
+    """How NumPy would write a view of an array of this shape."""
+    strides = row_major(shape)
+    if view.size == size_of(shape) and view.offset == 0:
+        if is_contiguous(view):  # the whole of it, perhaps in another shape
+            return ""
+        if view.shape == shape[::-1] and view.strides == strides[::-1]:
+            return ".T"
+    # Axes along which elements repeat (broadcasting) say nothing about which ones they are.
+    left = [(n, s) for n, s in zip(view.shape, view.strides, strict=True) if s or n == 1]
+    parts, rest = [], view.offset
+    for n, stride in zip(shape, strides, strict=True):
+        start, rest = divmod(rest, stride)
+        if left and left[0][1] % stride == 0 and abs(left[0][1] // stride) * left[0][0] < 2 * n:
+            parts.append(_slice(start, *left.pop(0), stride, n))
+        else:
+            parts.append(str(start))
+    if left:
+        return f"[{view.offset}...]"
+    return f"[{', '.join(parts)}]"
+
+
+def _slice(start: int, length: int, step: int, stride: int, n: int) -> str:
+    """One axis of length ``n`` in a subscript."""
+    step //= stride
+    stop = start + step * length
+    first = "" if start == (0 if step > 0 else n - 1) else str(start)
+    last = "" if stop >= n or stop < 0 else str(stop)
+    return f"{first}:{last}" + (f":{step}" if step != 1 else "")
 
 
 def _shape(view: View) -> str:
@@ -97,7 +151,7 @@ def listing(tape: Tape, longest: int = LONGEST) -> str:
     longest
         How many instructions are shown at the most.
     """
-    namer = _Namer(tape)
+    namer = Namer(tape)
     lines = [f"Tape of {tape.name}: {len(tape)} instructions"]
     for i, leaf in enumerate(tape.inputs):
         lines.append(f"  input  {namer.name(leaf.view):8s} {_shape(leaf.view)}")
@@ -110,11 +164,11 @@ def listing(tape: Tape, longest: int = LONGEST) -> str:
             if row.index == skipped_from:
                 lines.append(f"  ... {skipped_to - skipped_from} instructions ...")
             continue
-        operands = ", ".join(namer.name(view) for view in row.operands)
+        operation = namer.operation(row)
         params = f" {row.params}" if row.params else ""
         file, line = tape.line(row.index)
         shape = _shape(row.result) if row.result is not None else ""
-        text = f"{name} = {row.op}({operands}){params}" if name else f"{row.op}({operands})"
+        text = f"{name} = {operation}{params}" if name else operation
         lines.append(f"  {row.index:6d} {text:48s} {shape:12s} {Path(file).name}:{line}")
     outputs = ", ".join(namer.name(leaf.view) for leaf in tape.outputs)
     lines.append(f"  output {outputs}")
@@ -125,7 +179,7 @@ def graph_nodes(tape: Tape) -> list[Node]:
     """The tape's computational graph, for :mod:`tapejit.draw`."""
     nodes: list[Node] = []
     made: dict[tuple[int, int], int] = {}
-    namer = _Namer(tape)
+    namer = Namer(tape)
     inputs = {leaf.view.offset if leaf.view.buffer == SCALAR else ARRAY + leaf.view.buffer
               for leaf in tape.inputs}  # fmt: skip
 
@@ -138,11 +192,10 @@ def graph_nodes(tape: Tape) -> list[Node]:
         if known is None:
             number = view.offset if view.buffer == SCALAR else ARRAY + view.buffer
             kind = "input" if number in inputs else "constant"
-            label = namer.name(view._replace(offset=0) if view.buffer != SCALAR else view)
-            size = 1 if view.buffer == SCALAR else tape.buffers[view.buffer].size
-            shape = view.shape if view.size == size else (size,)
+            label = namer.base(view)
+            shape = () if view.buffer == SCALAR else namer.shapes[view.buffer]
             made[key(view)] = known = len(nodes)
-            nodes.append(Node(known, label.split("[")[0], kind, shape, [], None))
+            nodes.append(Node(known, label, kind, shape, [], None))
         return known
 
     for leaf in tape.inputs:

@@ -14,7 +14,7 @@ from .paths import Path
 from .program import Program, Workspace, program_for
 from .recording.record import Recording
 
-__all__ = ["Replay"]
+__all__ = ["Replay", "raise_stopped"]
 
 
 class Replay:
@@ -47,7 +47,7 @@ class Replay:
             or a branch would be taken differently: a tape is one path; :func:`~tapejit.jit` keeps
             as many as it meets.
         """
-        values = self._values(args, kwargs)
+        values = self.values(args, kwargs)
         # Programs are interned: settings of the thread choose which one, this keeps it alive.
         program = self.program = program_for(self.path.tape)
         workspace = program.checkout()
@@ -62,7 +62,7 @@ class Replay:
                     record[OBJECT] = id(array)
             status = workspace.run(BIND | RUN_FORWARD | DELIVER)
             if status != layout.DONE:
-                self._raise(workspace, status)
+                raise_stopped(self.path, workspace, status)
             results = [
                 workspace.scalars[k] if array is None else array for k, array in enumerate(arrays)
             ]
@@ -72,7 +72,7 @@ class Replay:
         outputs = zip(results, self.path.tape.outputs, strict=True)
         return collect(self.path, [typed(result, leaf.dtype) for result, leaf in outputs])
 
-    def _values(self, args: tuple, kwargs: dict) -> list[Any]:
+    def values(self, args: tuple, kwargs: dict) -> list[Any]:
         """The traced leaves of new arguments, which must be like the recorded ones."""
         name = self.function.name
         leaves, structure, static = self.function.split(args, kwargs)
@@ -94,18 +94,18 @@ class Replay:
                 values.append(_prepared(leaf, *next(kinds), name))
         return values
 
-    def _raise(self, workspace: Workspace, status: int) -> None:
-        word = int(workspace.context[layout.FAILED])
-        row = workspace.program.row_at(word)
-        path = self.path
-        if status == layout.GUARD_FAILED:
-            row = path.guard_at(workspace.program.code.starts, word)
-            file, line = path.tape.line(row)
-            raise TraceError(
-                f"{file}:{line}: at these arguments `{self.function.name}` takes another branch "
-                "than the tape recorded; use tapejit.jit, which records each branch, or np.where"
-            )
-        raise_status(status, path.tape, row)
+
+def raise_stopped(path: Path, workspace: Workspace, status: int) -> None:
+    """The Python exception of a replay that stopped."""
+    word = int(workspace.context[layout.FAILED])
+    if status == layout.GUARD_FAILED:
+        row = path.guard_at(workspace.program.code.starts, word)
+        file, line = path.tape.line(row)
+        raise TraceError(
+            f"{file}:{line}: at these arguments `{path.tape.name}` takes another branch than the "
+            "tape recorded; use tapejit.jit, which records each branch, or np.where"
+        )
+    raise_status(status, path.tape, workspace.program.row_at(word))
 
 
 def _prepared(leaf: Any, shape: tuple[int, ...], kind: str, name: str) -> Any:

@@ -6,9 +6,12 @@ import functools
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from .explain import Explanation
 
 __all__ = ["ARRAY", "SCALAR", "Call", "Tape", "View"]
 
@@ -109,6 +112,10 @@ class Tape:
         Leaves of the arguments and of the result.
     locations
         For each instruction the code object and byte-code offset of the user's line.
+    name, input_names
+        What the recorded function and its arguments are called, for people.
+    call
+        What a call of the tape does; ``None`` for a tape that was not made by ``trace``.
     """
 
     code: np.ndarray
@@ -122,6 +129,7 @@ class Tape:
     outputs: tuple[Leaf, ...]
     locations: tuple[list, list] = field(default=((), ()), repr=False)
     name: str = "<tape>"
+    input_names: tuple[str, ...] = ()
     call: Any = field(default=None, repr=False)
 
     def __len__(self) -> int:
@@ -176,6 +184,22 @@ class Tape:
         from .listing import graph_nodes
 
         return draw_nodes(graph_nodes(self), path, title=self.name, **options)
+
+    def explain(
+        self,
+        *args: Any,
+        mode: str = "reverse",
+        tangents: Any = None,
+        cotangents: Any = None,
+        **kwargs: Any,
+    ) -> Explanation:
+        """Every node with its value and its adjoint (or tangent) at a point, in sweep order.
+
+        See :func:`tapejit.explain`, which takes a function in the place of the tape.
+        """
+        from .explain import explain_tape
+
+        return explain_tape(self, args, kwargs, mode, tangents, cotangents)
 
 
 @functools.lru_cache(maxsize=4096)
