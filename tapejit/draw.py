@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.optimize import isotonic_regression
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -335,6 +334,8 @@ def _spread(placed: Placed, layer: list, wish: dict) -> None:
 
     With the room taken off, "at least so far apart" becomes "not decreasing": isotonic regression.
     """
+    from scipy.optimize import isotonic_regression  # 0.1 s that only pictures need
+
     room = _room(placed, layer)
     wishes = np.array([wish[point] for point in layer])
     # Points of long edges weigh more: a straight wire is easier to follow.
