@@ -119,14 +119,20 @@ def draw_nodes(
     ImportError
         If matplotlib is not installed.
     """
+    suffix = picture_suffix(path)
+    shown, left_out = _head(nodes, limit)
+    figure = _paint(_place(_constants_beside_uses(shown)), title, left_out)
+    return save_figure(figure, path, suffix)
+
+
+def picture_suffix(path: str | os.PathLike[str] | None) -> str:
+    """The kind of picture that a path asks for; SVG without one."""
     suffix = ".svg" if path is None else Path(path).suffix.lower()
     if suffix not in FORMATS:
         raise ValueError(
             f"cannot draw to {str(path)!r}: use a name that ends in .svg, .png or .pdf"
         )
-    shown, left_out = _head(nodes, limit)
-    figure = _paint(_place(_constants_beside_uses(shown)), title, left_out)
-    return _save(figure, path, suffix)
+    return suffix
 
 
 # Choosing what is drawn ---------------------------------------------------------------------------
@@ -484,7 +490,8 @@ def _paint_heading(
         x += 0.42 + CHARACTER * len(kind)
 
 
-def _save(figure: Figure, path: str | os.PathLike[str] | None, suffix: str) -> str | None:
+def save_figure(figure: Figure, path: str | os.PathLike[str] | None, suffix: str) -> str | None:
+    """Write a figure to a file, or return it as SVG text where there is no path."""
     import matplotlib
 
     width, height = figure.get_size_inches()

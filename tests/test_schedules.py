@@ -1,5 +1,6 @@
 """Checkpointing schedules, without any numerics: streams of integers against the papers."""
 
+import itertools
 import math
 import re
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 import tapejit as tj
 from tapejit.checkpointing.binomial import beta, least_advances, repeats
+from tapejit.checkpointing.draw import strokes
 from tapejit.checkpointing.limits import NO_COSTS, Costs, bytes_of, format_bytes, parse_bytes
 from tapejit.checkpointing.plan import count, evaluations
 from tapejit.interpreters import schedules
@@ -310,3 +312,44 @@ def test_sizes_for_people():
     assert [format_bytes(n) for n in (0, 999, 1000, 64_000_000, 1234567)] == [
         "0 B", "999 B", "1 kB", "64 MB", "1.23 MB",
     ]  # fmt: skip
+
+
+# --- pictures -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [tj.StoreAll(), tj.Uniform(4), tj.Revolve(3), tj.Online(3), tj.TwoLevel(1, 2, every=2)],
+    ids=str,
+)
+def test_strokes_follow_one_another(schedule):
+    lines = strokes(schedule, 20)
+    moves = [line for line in lines if line.kind in ("advance", "store", "turn")]
+    assert moves[0].start == (0, 0)
+    assert all(a.end[1] == b.start[1] for a, b in itertools.pairwise(moves))
+    assert moves[-1].end == (0, schedule.plan(20).evaluations + 20)
+    for line in lines:
+        if line.kind in ("snapshot", "disk"):
+            assert line.start[0] == line.end[0] and line.start[1] < line.end[1]
+    alive = max(
+        sum(line.start[1] <= t < line.end[1] for line in lines if line.kind in ("snapshot", "disk"))
+        for t in range(moves[-1].end[1])
+    )
+    layout = schedule.layout(20)
+    assert alive <= layout.memory + layout.disk
+    assert any(line.kind == "disk" for line in lines) == bool(layout.disk)
+
+
+def test_pictures_of_schedules(tmp_path):
+    for suffix in ("png", "svg", "pdf"):
+        path = tmp_path / f"schedule.{suffix}"
+        assert tj.TwoLevel(2, 2).draw(30, path) is None
+        assert path.stat().st_size > 1000
+    text = tj.Revolve(3).draw(10)
+    assert "10 steps, 3 snapshots, 2.5 x forward" in text
+    assert text == tj.Revolve(3).draw(10)
+    tj.Revolve(3).draw(0, tmp_path / "nothing.png")
+    with pytest.raises(ValueError, match=r"\.svg, \.png or \.pdf"):
+        tj.Revolve(3).draw(10, tmp_path / "schedule.gif")
+    with pytest.raises(ValueError, match="too many"):
+        tj.Revolve(3).draw(10**6)
