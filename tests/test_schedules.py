@@ -16,6 +16,8 @@ from tapejit.checkpointing.limits import NO_COSTS, Costs, bytes_of, format_bytes
 from tapejit.checkpointing.plan import count, evaluations
 from tapejit.interpreters import schedules
 
+unhurried = settings(deadline=None, max_examples=60)
+
 
 def carry_out(schedule, steps, costs=NO_COSTS):
     """Check each action of a schedule; returns what was done, in numbers.
@@ -125,6 +127,7 @@ snapshots = st.integers(1, 25)
 every = st.integers(1, 30)
 
 
+@unhurried
 @given(steps, snapshots, every)
 def test_revolve_in_blocks(n, c, k):
     done = carry_out(tj.Revolve(c, every=k), n)
@@ -132,12 +135,14 @@ def test_revolve_in_blocks(n, c, k):
     assert done["held"] <= c
 
 
+@unhurried
 @given(steps)
 def test_store_all_runs_each_step_once(n):
     assert list(tj.StoreAll().actions(n))[-1].kind == ("turn" if n else "arrive")
     assert carry_out(tj.StoreAll(), n) == {"advanced": 0, "stored": n, "held": 0, "copies": {}}
 
 
+@unhurried
 @given(steps, every)
 def test_uniform_runs_each_step_at_most_twice(n, k):
     done = carry_out(tj.Uniform(every=k), n)
@@ -147,6 +152,7 @@ def test_uniform_runs_each_step_at_most_twice(n, k):
     assert set(done["copies"].values()) <= {2}
 
 
+@unhurried
 @given(steps, snapshots)
 def test_online_keeps_the_bound_of_minimal_repetition(n, c):
     """Wang, Moin and Iaccarino 2009, theorem 1: at most r advances a step (they leave the initial
@@ -157,6 +163,7 @@ def test_online_keeps_the_bound_of_minimal_repetition(n, c):
     assert done["held"] <= c and done["stored"] == n
 
 
+@unhurried
 @given(steps, snapshots, every)
 def test_online_in_blocks(n, c, k):
     done = carry_out(tj.Online(c, every=k), n)
@@ -168,6 +175,7 @@ def test_online_with_one_snapshot_is_quadratic():
     assert carry_out(tj.Online(1), 10)["advanced"] == 10 + 45
 
 
+@unhurried
 @given(steps, st.integers(0, 12), st.integers(1, 12), st.integers(1, 7))
 def test_two_levels_recompute_as_one(n, memory, disk, k):
     done = carry_out(tj.TwoLevel(memory, disk, every=k), n)
@@ -184,8 +192,8 @@ def test_what_lies_in_the_file_is_copied_least(slots, r):
         assert max(on_disk) <= min(copies[slot] for slot in range(memory))
 
 
+@unhurried
 @given(st.integers(1, 300), st.integers(1, 900), st.integers(1, 900), st.integers(0, 2**17))
-@settings(deadline=None)
 def test_memory_fits_and_nothing_that_fits_is_faster(n, snapshot, step, limit):
     costs = Costs(snapshot, step)
     schedule = tj.Memory(limit)
@@ -225,8 +233,8 @@ def test_a_million_steps_store_no_list_of_actions():
     assert counts[schedules.TURN] == 10**6 and counts[-1] == 50
 
 
+@unhurried
 @given(steps, snapshots, every, st.booleans())
-@settings(deadline=None)
 def test_the_compiled_machine_does_the_same(n, c, k, is_open):
     schedule = (tj.Online if is_open else tj.Revolve)(c, every=k)
     done = carry_out(schedule, n)
