@@ -374,7 +374,7 @@ def _paint(placed: Placed, title: str | None, left_out: int) -> Figure:
         raise ImportError(
             "drawing a tape needs matplotlib: pip install 'tapejit[examples]'"
         ) from error
-    left, right, bottom, top = _extent(placed, title)
+    left, right, bottom, top = _extent(placed, title, left_out)
     figure = Figure(figsize=(right - left, top - bottom), facecolor="white")
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     axes.set(xlim=(left, right), ylim=(bottom, top))
@@ -389,16 +389,17 @@ def _paint(placed: Placed, title: str | None, left_out: int) -> Figure:
     return figure
 
 
-def _extent(placed: Placed, title: str | None) -> tuple[float, float, float, float]:
+def _extent(placed: Placed, title: str | None, left_out: int) -> tuple[float, float, float, float]:
     left = min((placed.x[p] - placed.width(p) / 2 for p in placed.x), default=0.0)
     right = max((placed.x[p] + placed.width(p) / 2 for p in placed.x), default=0.0)
     # Wide enough for the legend and the heading.
     centre, half = (left + right) / 2, max((right - left) / 2, 1.9, 0.05 * len(title or ""))
-    lowest = (
-        min(placed.y, default=0.0)
-        - max((node.height for node in placed.nodes.values()), default=0) / 2
+    boxes = placed.nodes.values()
+    lowest = min(
+        (placed.y[placed.layer_of[node.id]] - node.height / 2 for node in boxes), default=0.0
     )
-    return centre - half - MARGIN, centre + half + MARGIN, lowest - 2 * MARGIN, 0.95
+    below = MARGIN * (2 if left_out else 1)  # room for a line about what is left out
+    return centre - half - MARGIN, centre + half + MARGIN, lowest - below, 0.95
 
 
 def _paint_wires(axes: Axes, placed: Placed) -> None:

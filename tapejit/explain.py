@@ -20,6 +20,7 @@ from . import listing
 from .api import bind_in_place, cotangent_leaves, tangent_leaves, trace
 from .compiled import as_argument
 from .disturbed import Disturbed, Node, disturb
+from .draw import draw_nodes
 from .errors import TraceError
 from .interpreters import layout
 from .interpreters.entry import BIND, DELIVER, OBJECT, RUN_FORWARD, RUN_REVERSE, RUN_TANGENT
@@ -88,15 +89,16 @@ class Explanation(Sequence):
     ----------
     mode
         ``"forward"`` or ``"reverse"``.
-    name
-        Name of the recorded function.
+    tape, name
+        The tape, and the name of the recorded function.
     rows
         The rows.
     """
 
-    def __init__(self, mode: str, name: str, rows: Sequence[Row]) -> None:
+    def __init__(self, mode: str, tape: Tape, rows: Sequence[Row]) -> None:
         self.mode = mode
-        self.name = name
+        self.tape = tape
+        self.name = tape.name
         self.rows = tuple(rows)
 
     def __len__(self) -> int:
@@ -147,6 +149,19 @@ class Explanation(Sequence):
         if len(self) > 2 * half:
             lines.append(f"... {len(self) - 2 * half} more ...")
         return "\n".join([*lines, *map(line, last)])
+
+    def draw(self, path: str | None = None, **options: Any) -> Any:
+        """Draw the graph with the values and derivatives of its nodes (see :mod:`tapejit.draw`)."""
+        derivative = "tangent" if self.mode == "forward" else "adjoint"
+        shown: dict[int | str, str] = {}
+        for row in self.rows:
+            change = getattr(row, derivative)
+            text = _short(row.value) + (
+                "" if change is None else f", {derivative} {_short(change)}"
+            )
+            shown[row.index if row.index >= 0 else row.node] = text
+        nodes = listing.graph_nodes(self.tape, shown)
+        return draw_nodes(nodes, path, title=self.name, **options)
 
 
 def _cells(row: Row, derivative: str) -> tuple[str, ...]:
@@ -261,7 +276,7 @@ def explain_tape(
     field = "tangent" if mode == "forward" else "adjoint"
     rows = _input_rows(tape, values, inputs, field)
     nodes = _node_rows(tape, disturbed.nodes, node_values, derivatives, field)
-    return Explanation(mode, tape.name, rows + nodes if mode == "forward" else nodes[::-1] + rows)
+    return Explanation(mode, tape, rows + nodes if mode == "forward" else nodes[::-1] + rows)
 
 
 # --- seeds ----------------------------------------------------------------------------------------
@@ -396,7 +411,9 @@ def _node_rows(
             value = values[i]
             if row.op in OPS and OPS[row.op].kind == "b":
                 value = value != 0.0
-            found = {"value": value, "shape": np.shape(value), field: derivatives[i]}
+            shape = namer.shape(row.result) if "write" not in row.op else np.shape(value)
+            found = {"value": np.reshape(value, shape)[()], "shape": shape,
+                     field: np.reshape(derivatives[i], shape)[()]}  # fmt: skip
             name = _node_name(namer, row)
         file, line = tape.line(row.index)
         source = linecache.getline(file, line).strip()

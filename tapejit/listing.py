@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -65,6 +66,7 @@ class Namer:
         for i, leaf in enumerate(tape.inputs):
             name = tape.input_names[i] if tape.input_names else f"x{i}"
             self._name(leaf.view, name)
+        self.shapes.update(_squeezed(tape))
         for number, buffer in enumerate(tape.buffers):
             if buffer.constant >= 0:
                 array = tape.array_constants[buffer.constant]
@@ -76,6 +78,10 @@ class Namer:
             return self.scalars.setdefault(view.offset, name)
         self.shapes.setdefault(view.buffer, view.shape)
         return self.buffers.setdefault(view.buffer, name)
+
+    def shape(self, view: View) -> tuple[int, ...]:
+        """The shape of a result as the user knows it."""
+        return () if view.buffer == SCALAR else self.shapes.get(view.buffer, view.shape)
 
     def result(self, view: View, index: int) -> str:
         """Name a result after its instruction."""
@@ -99,6 +105,33 @@ class Namer:
         """What an instruction computes from what."""
         operands = ", ".join(self.name(view) for view in row.operands)
         return f"{row.op}({operands})"
+
+
+def _squeezed(tape: Tape) -> dict[int, tuple[int, ...]]:
+    """Shapes of results without axes of length one that the user does not know of.
+
+    Products of vectors are recorded as products of matrices.  How their results are used shows
+    what they are: without such an axis, or with it in another place.
+    """
+    results = {call.result.buffer: call.result.shape for call in tape.calls}
+    results = {buffer: shape for buffer, shape in results.items() if 1 in shape}
+    if not results:
+        return {}
+    found: dict[int, tuple[int, ...]] = {}
+    views = [view for call in tape.calls for view in call.operands]
+    for view in [*views, *(leaf.view for leaf in tape.outputs)]:
+        whole = results.get(view.buffer, view.shape)
+        kept = tuple(n for n in whole if n != 1)
+        if view.shape != whole and kept == tuple(n for n in view.shape if n != 1):
+            if len(view.shape) < len(whole):
+                found[view.buffer] = view.shape
+            else:
+                found.setdefault(view.buffer, kept)
+    elements = tape.code[tape.code[:, 0] < CALL, 2:]
+    for buffer in tape.buffer_of(elements[elements >= ARRAY] - ARRAY).tolist():
+        if size_of(results.get(buffer, (2,))) == 1:
+            found.setdefault(buffer, ())
+    return found
 
 
 def _constant(array: np.ndarray, number: int) -> str:
@@ -139,8 +172,8 @@ def _slice(start: int, length: int, step: int, stride: int, n: int) -> str:
     return f"{first}:{last}" + (f":{step}" if step != 1 else "")
 
 
-def _shape(view: View) -> str:
-    return "x".join(map(str, view.shape)) if view.shape else "scalar"
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) if shape else "scalar"
 
 
 def listing(tape: Tape, longest: int = LONGEST) -> str:
@@ -154,7 +187,7 @@ def listing(tape: Tape, longest: int = LONGEST) -> str:
     namer = Namer(tape)
     lines = [f"Tape of {tape.name}: {len(tape)} instructions"]
     for i, leaf in enumerate(tape.inputs):
-        lines.append(f"  input  {namer.name(leaf.view):8s} {_shape(leaf.view)}")
+        lines.append(f"  input  {namer.name(leaf.view):8s} {_shape(leaf.view.shape)}")
         del i
     skipped_from = longest // 2 if len(tape) > longest else len(tape)
     skipped_to = len(tape) - longest // 2 if len(tape) > longest else len(tape)
@@ -167,7 +200,7 @@ def listing(tape: Tape, longest: int = LONGEST) -> str:
         operation = namer.operation(row)
         params = f" {row.params}" if row.params else ""
         file, line = tape.line(row.index)
-        shape = _shape(row.result) if row.result is not None else ""
+        shape = _shape(namer.shape(row.result)) if row.result is not None else ""
         text = f"{name} = {operation}{params}" if name else operation
         lines.append(f"  {row.index:6d} {text:48s} {shape:12s} {Path(file).name}:{line}")
     outputs = ", ".join(namer.name(leaf.view) for leaf in tape.outputs)
@@ -175,8 +208,14 @@ def listing(tape: Tape, longest: int = LONGEST) -> str:
     return "\n".join(lines)
 
 
-def graph_nodes(tape: Tape) -> list[Node]:
-    """The tape's computational graph, for :mod:`tapejit.draw`."""
+def graph_nodes(tape: Tape, shown: Mapping[int | str, str] = MappingProxyType({})) -> list[Node]:
+    """The tape's computational graph, for :mod:`tapejit.draw`.
+
+    Parameters
+    ----------
+    shown
+        What to write beside nodes: by instruction, and for an argument by its name.
+    """
     nodes: list[Node] = []
     made: dict[tuple[int, int], int] = {}
     namer = Namer(tape)
@@ -195,7 +234,8 @@ def graph_nodes(tape: Tape) -> list[Node]:
             label = namer.base(view)
             shape = () if view.buffer == SCALAR else namer.shapes[view.buffer]
             made[key(view)] = known = len(nodes)
-            nodes.append(Node(known, label, kind, shape, [], None))
+            value = shown.get(label) if kind == "input" else None
+            nodes.append(Node(known, label, kind, shape, [], None, value))
         return known
 
     for leaf in tape.inputs:
@@ -207,12 +247,13 @@ def graph_nodes(tape: Tape) -> list[Node]:
             continue
         number = len(nodes)
         place = f"{Path(file).name}:{line}"
-        nodes.append(Node(number, row.op, "op", row.result.shape, parents, place))
+        shape = namer.shape(row.result)
+        nodes.append(Node(number, row.op, "op", shape, parents, place, shown.get(row.index)))
         made[key(row.result)] = number
         if row.op in ("write", "scatter_write"):
             made[key(row.operands[-1])] = number
     for i, leaf in enumerate(tape.outputs):
-        name = "y" if len(tape.outputs) == 1 else f"y{i}"
+        name = "result" if len(tape.outputs) == 1 else f"result {i}"
         parents = [source(leaf.view)]
         nodes.append(Node(len(nodes), name, "output", leaf.view.shape, parents, None))
     return nodes

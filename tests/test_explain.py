@@ -162,7 +162,7 @@ def test_adjoints_equal_differences_of_the_rest_of_the_tape(f, args):
             return [sum(np.vdot(c, y) for c, y in zip(leaves(cotangents), results, strict=True))]
 
         row = rows[node.row]
-        assert np.shape(row.adjoint) == row.shape == shape
+        assert np.shape(row.adjoint) == np.shape(row.value) == row.shape
         if is_discrete(row):
             assert not np.any(row.adjoint)
         elif np.all(np.isfinite(row.value)):
@@ -185,6 +185,7 @@ def test_tangents_equal_differences_of_the_tape_so_far(f, args):
         row = rows[node.row]
         assert np.shape(row.tangent) == row.shape
         finite = np.isfinite(row.value)
+        expected = np.reshape(expected, row.shape)
         np.testing.assert_allclose(
             row.tangent[finite], expected[finite], rtol=1e-6, atol=1e-7, err_msg=str(row)
         )
@@ -409,3 +410,27 @@ def test_errors_say_what_to_do():
         tj.explain(np.sin, X, cotangents=np.ones(3))
     with pytest.raises(KeyError, match="no node 'v9'"):
         tj.explain(scalars, 1.0, 2.0)["v9"]
+
+
+def test_products_of_vectors_have_the_shapes_of_numpy():
+    def f(X, w):
+        rows = X @ w
+        column = X @ w[:, None]
+        return np.dot(rows, rows) * np.sum(rows @ np.ones((3, 2))) * (w @ w) + column[2, 0]
+
+    X, w = np.arange(6.0).reshape(3, 2), np.array([0.5, -1.0])
+    table = tj.explain(f, X, w)
+    shapes = [row.shape for row in reversed(table) if row.op == "matmul"]
+    assert shapes == [(3,), (3, 1), (), (2,), ()]
+    assert all(np.shape(row.value) == np.shape(row.adjoint) == row.shape for row in table)
+    assert "v0 = matmul(X, w)                                3 " in str(tj.trace(f, X, w))
+
+
+def test_the_graph_is_drawn_with_values_and_derivatives():
+    args = np.array([1.0, 2.0]), np.array([3.0, -1.0]), 0.5
+    reverse = tj.explain(squared_error, *args).draw()
+    for text in ("(2,) = [1, 2], adjoint [3, -1]", "0.25, adjoint 1", "0.5, adjoint -1"):
+        assert f">{text}<" in reverse
+    tangents = np.zeros(2), np.zeros(2), 1.0
+    forward = tj.explain(squared_error, *args, mode="forward", tangents=tangents).draw()
+    assert ">0.25, tangent -1<" in forward
