@@ -21,7 +21,13 @@ from .checkpointing import Revolve as Revolve
 from .checkpointing import StoreAll as StoreAll
 from .checkpointing import TwoLevel as TwoLevel
 from .checkpointing import Uniform as Uniform
+from .control_flow import cond as cond
+from .control_flow import fori_loop as fori_loop
+from .control_flow import scan as scan
+from .control_flow import switch as switch
+from .control_flow import while_loop as while_loop
 from .errors import GuardOverflowWarning as GuardOverflowWarning
+from .errors import LoopLimitError as LoopLimitError
 from .errors import ReplayMismatchError as ReplayMismatchError
 from .errors import ScheduleError as ScheduleError
 from .errors import TapejitError as TapejitError

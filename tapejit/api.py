@@ -270,6 +270,8 @@ class ValueAndGrad(Compiled):
                         workspace = fast.make()
                     gradient = _new(fast.shape) if out is None else out
                     status = fast.run_one(workspace.address, id(args[0]), id(gradient))
+                    if status == layout.PAUSED:
+                        status = workspace.resume(fast.what)
                     if not status:
                         value = workspace.scalars[1]
                         pool.append(workspace)

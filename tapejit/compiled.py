@@ -12,7 +12,7 @@ import numpy as np
 from optree import PyTreeAccessor
 
 from . import pytrees
-from .errors import GuardOverflowWarning, ReplayMismatchError, TraceError
+from .errors import GuardOverflowWarning, LoopLimitError, ReplayMismatchError, TraceError
 from .interpreters import layout
 from .interpreters.entry import BIND, OBJECT, RUN_FORWARD, RUN_TANGENT
 from .paths import Path, PathTrie
@@ -404,10 +404,16 @@ def as_argument(value: Any) -> Any:
     return np.array(value, _FLOAT64, order="C")
 
 
-def raise_status(status: int, tape: Tape, row: int) -> None:
-    """The Python exception of a sweep that stopped."""
-    file, line = tape.line(row)
-    where = f"{file}:{line}"
+def raise_status(status: int, tape: Tape, row: int, where: str = "") -> None:
+    """The Python exception of a sweep that stopped at a row (or at the line ``where``)."""
+    where = where or ":".join(map(str, tape.line(row)))
+    if status == layout.LOOP_LIMIT:
+        spec = tape.calls[tape.code[row, 1]].params[0]
+        steps = f"max_steps = {spec.steps}" if spec.dynamic else "max_steps"
+        raise LoopLimitError(
+            f"{where}: a tapejit.while_loop has not ended after {steps} steps; if that is right, "
+            "pass a larger max_steps"
+        )
     if status == layout.INDEX_ERROR:
         raise IndexError(f"{where}: an index computed from traced values is out of bounds")
     if status == layout.LINALG_ERROR:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "GuardOverflowWarning",
+    "LoopLimitError",
     "ReplayMismatchError",
     "ScheduleError",
     "TapejitError",
@@ -20,6 +21,10 @@ class TapejitError(Exception):
 
 class TraceError(TapejitError, TypeError):
     """A traced value was used in a way that cannot be recorded."""
+
+
+class LoopLimitError(TapejitError, RuntimeError):
+    """A ``while_loop`` has not ended after ``max_steps`` steps."""
 
 
 class TracerLeakError(TraceError):

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from .config import settings
-from .interpreters import entry, layout
+from .interpreters import entry, layout, loop_kernels
 from .interpreters.entry import (
     ARRAY_IN,
     ARRAY_OUT,
+    BIND,
     DIM_0,
     IN_PLACE,
     IN_PLACE_OUT,
@@ -21,14 +22,18 @@ from .interpreters.entry import (
     NDIM,
     OBJECT,
     OFFSET,
+    PREPARE,
     RECORD_WORDS,
+    RUN_FORWARD,
+    RUN_REVERSE,
+    RUN_TANGENT,
     SCALAR_IN,
     SCALAR_OUT,
     SIZE,
     SPACE,
 )
 from .lowering.build import Code, Slot, build
-from .lowering.stream import kernel_table
+from .lowering.stream import KernelTable, kernel_table
 from .tape import Tape, size_of
 
 __all__ = ["Program", "Workspace", "program_for"]
@@ -47,9 +52,9 @@ class Program:
         self.table = kernel_table()
         self.code: Code = build(tape, wrt, mode, scalar_seed)
         names = {"value": ["forward"], "gradient": ["forward", "reverse"], "tangent": ["tangent"]}
-        for name in names[mode]:
+        staged = ["forward", "reverse"] if self.code.loops else []
+        for name in (*names[mode], *staged):
             self.table.require(name)
-        self.uses_blas = self.table.uses_blas
         self._pool: list[Workspace] = []
 
     def checkout(self) -> Workspace:
@@ -72,11 +77,11 @@ class Program:
     def nbytes(self) -> dict[str, int]:
         """Bytes of one workspace and of the shared parts, by name."""
         code = self.code
-        values = 8 * code.arena_size
+        adjoints = 8 * code.adjoint_size
         return {
-            "values": values,
-            "adjoints": values if self.mode == "gradient" else 0,
-            "tangents": values if self.mode == "tangent" else 0,
+            "values": 8 * code.arena_size,
+            "adjoints": adjoints if self.mode == "gradient" else 0,
+            "tangents": adjoints if self.mode == "tangent" else 0,
             "scratch": 8 * code.scratch_size,
             "code": 4 * (len(code.forward) + len(code.reverse) + len(code.tangent)),
             "constants": 8 * (len(code.constants) + sum(c.size for c in code.large_constants)),
@@ -90,36 +95,22 @@ def _aligned(n: int) -> np.ndarray:
     return raw[shift : shift + n]
 
 
-class Workspace:
-    """The preallocated arrays of one running copy of a program."""
+class _Memory:
+    """A context and the arrays that its code works on, but for the values.
 
-    def __init__(self, program: Program) -> None:
-        code = program.code
-        self.program = program
-        self.values = _aligned(code.arena_size)
-        offsets, constants = code.scalar_constants
-        self.values[offsets] = constants
-        self.adjoints = _aligned(code.arena_size if program.mode == "gradient" else 0)
-        self.tangents = _aligned(code.arena_size if program.mode == "tangent" else 0)
+    ``children``: those of staged loops and branches, whose values lie in their parent's arena.
+    """
+
+    def __init__(self, code: Code, table: KernelTable, mode: str, budget: np.ndarray) -> None:
+        self.code = code
+        self.adjoints = _aligned(code.adjoint_size if mode == "gradient" else 0)
+        self.tangents = _aligned(code.adjoint_size if mode == "tangent" else 0)
         self.scratch = _aligned(code.scratch_size + layout.TILE)
-        self.context = np.zeros(layout.CONTEXT_WORDS, np.int64)
-        slots_in = [*code.parameters, *code.tangents_in]
-        self.parameters = _records(slots_in, is_input=True)
-        self.results = np.zeros((0, RECORD_WORDS), np.int64)
-        self.types = entry.header_words()
-        self.tag: str | None = None
-        self.held: Any = None
-        self.scalars = np.zeros(1)
-        self.argument_words = self.parameters[:, OBJECT]
-        self._fill_context()
-        self.address = self.context.ctypes.data
-        self.context[layout.TYPES] = self.types.ctypes.data
-
-    def _fill_context(self) -> None:
-        c, code, table = self.context, self.program.code, self.program.table
+        self.context = c = np.zeros(layout.CONTEXT_WORDS, np.int64)
         c[layout.TILE_SIZE] = layout.UNTILED
         c[layout.KERNELS] = table.addresses.ctypes.data
-        if self.program.uses_blas:
+        c[layout.BUDGET] = budget.ctypes.data
+        if table.uses_blas:
             from .interpreters.blas import table_address
 
             c[layout.BLAS] = table_address()
@@ -130,15 +121,59 @@ class Workspace:
         ):
             c[word] = words.ctypes.data
             c[word + 1] = len(words)
-        c[layout.VALUES] = self.values.ctypes.data
         c[layout.ADJOINTS] = self.adjoints.ctypes.data
         c[layout.TANGENTS] = self.tangents.ctypes.data
         c[layout.CONSTANTS] = code.constants.ctypes.data
         c[layout.SCRATCH] = self.scratch.ctypes.data
         for i, array in enumerate(code.large_constants):
             c[layout.CONTEXT_WORDS - 1 - i] = array.ctypes.data
-        c[layout.PARAMETERS] = self.parameters.ctypes.data
-        c[layout.N_PARAMETERS] = len(self.parameters)
+        # A loop's reverse sweep may also be part of a program without one.
+        self.children = [
+            _Memory(loop.child, table, "gradient" if len(loop.child.reverse) else "value", budget)
+            for loop in code.loops
+        ]
+        self.records = np.zeros((len(self.children), loop_kernels.RECORD), np.int64)
+        for record, child, loop in zip(self.records, self.children, code.loops, strict=True):
+            record[loop_kernels.CHILD] = child.context.ctypes.data
+            record[loop_kernels.TABLE] = loop.table.ctypes.data
+        c[layout.LOOPS] = self.records.ctypes.data
+
+    def clear(self) -> None:
+        """Make adjoints, tile state and loops as new, after a sweep that stopped half-way."""
+        self.adjoints[:] = 0.0
+        self.context[layout.TILE_BASE] = 0
+        self.context[layout.TILE_SIZE] = layout.UNTILED
+        self.records[:, loop_kernels.RUNNING] = 0
+        for child in self.children:
+            child.clear()
+
+
+class Workspace:
+    """The preallocated arrays of one running copy of a program."""
+
+    def __init__(self, program: Program) -> None:
+        code = program.code
+        self.program = program
+        self.values = _aligned(code.arena_size)
+        offsets, constants = code.scalar_constants
+        self.values[offsets] = constants
+        self.budget = np.zeros(1, np.int64)
+        self.memory = _Memory(code, program.table, program.mode, self.budget)
+        self.adjoints, self.tangents = self.memory.adjoints, self.memory.tangents
+        self.context = self.memory.context
+        slots_in = [*code.parameters, *code.tangents_in]
+        self.parameters = _records(slots_in, is_input=True)
+        self.results = np.zeros((0, RECORD_WORDS), np.int64)
+        self.types = entry.header_words()
+        self.tag: str | None = None
+        self.held: Any = None
+        self.scalars = np.zeros(1)
+        self.argument_words = self.parameters[:, OBJECT]
+        self.address = self.context.ctypes.data
+        self.context[layout.VALUES] = self.values.ctypes.data
+        self.context[layout.PARAMETERS] = self.parameters.ctypes.data
+        self.context[layout.N_PARAMETERS] = len(self.parameters)
+        self.context[layout.TYPES] = self.types.ctypes.data
 
     def deliver_to(self, slots: list[Slot], scalars: np.ndarray) -> None:
         """Set up result records; 0-d results go to ``scalars``, in the order of the slots."""
@@ -159,16 +194,28 @@ class Workspace:
 
     def run(self, what: int, start: int = 0) -> int:
         """Bind, sweep, deliver; returns a status."""
+        status = self._enter(what, start)
+        return status if status != layout.PAUSED else self.resume(what)
+
+    def resume(self, what: int) -> int:
+        """Go on after pauses: between them Python has looked for signals (Ctrl-C)."""
+        status = layout.PAUSED
+        while status == layout.PAUSED:
+            rest = what & ~(BIND | PREPARE)
+            if self.context[layout.PHASE] == RUN_REVERSE:
+                rest &= ~(RUN_FORWARD | RUN_TANGENT)
+            status = self._enter(rest, int(self.context[layout.FAILED]))
+        return status
+
+    def _enter(self, what: int, start: int) -> int:
         if self.program.table.plain:
             with np.errstate(all="ignore"):
                 return int(entry.run(self.address, start, what))
         return entry.entries()[0](self.address, start, what)
 
     def clear(self) -> None:
-        """Make adjoints and tile state as new, after a sweep that stopped half-way."""
-        self.adjoints[:] = 0.0
-        self.context[layout.TILE_BASE] = 0
-        self.context[layout.TILE_SIZE] = layout.UNTILED
+        """Make adjoints, tile state and loops as new, after a sweep that stopped half-way."""
+        self.memory.clear()
 
 
 def _records(slots: list[Slot], is_input: bool) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 
 import optree
 
-__all__ = ["flatten", "unflatten"]
+__all__ = ["flatten", "paths", "unflatten"]
 
 _NAMESPACE = "tapejit"
 _registered: set[type] = set()
@@ -24,6 +24,11 @@ def flatten(tree: Any) -> tuple[list, Any]:
                 _register(type(leaf))
         return flatten(tree)
     return leaves, structure
+
+
+def paths(structure: Any) -> list[str]:
+    """For each leaf how it is reached, as ``['a'][0]``."""
+    return ["".join(f"[{entry!r}]" for entry in path) for path in structure.paths()]
 
 
 def unflatten(structure: Any, leaves: list) -> Any:

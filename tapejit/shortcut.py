@@ -87,6 +87,8 @@ class Shortcut:
             if array is not None:
                 objects[k] = id(array)
         status = self.run(workspace.address, 0, self.what)
+        if status == layout.PAUSED:
+            status = workspace.resume(self.what)
         if status != layout.DONE:
             if status != ARGUMENT_CHANGED:
                 workspace.clear()

@@ -54,6 +54,11 @@ def test_schedules_know_nothing_of_tapes():
         assert _imports(path) <= {"errors", "interpreters", "checkpointing"}, path
 
 
+def test_control_flow_knows_nothing_of_transformations():
+    for path in (PACKAGE / "control_flow").glob("*.py"):
+        assert not _imports(path) & {"api", "derive", "lowering"}, path
+
+
 def test_mathematics_stands_in_ops_alone():
     """No derivative is named outside of ops: the rules' vocabulary is imported there only."""
     for path in PACKAGE.rglob("*.py"):

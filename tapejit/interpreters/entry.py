@@ -15,12 +15,14 @@ from numba.extending import register_jitable
 
 from .layout import (
     ARGUMENT_CHANGED,
+    BUDGET,
     CONTEXT_WORDS,
     DONE,
     KERNELS,
     N_PARAMETERS,
     N_RESULTS,
     PARAMETERS,
+    PHASE,
     RESULTS,
     TYPES,
     UNTILED,
@@ -37,6 +39,10 @@ SCALAR_OUT, ARRAY_OUT, IN_PLACE_OUT = 3, 4, 5
 
 # What a call does, as bits.
 RUN_FORWARD, RUN_REVERSE, RUN_TANGENT, BIND, DELIVER, PREPARE = 1, 2, 4, 8, 16, 32
+
+# Work (code words and values) that staged loops do between pauses: a millisecond for scalar code,
+# well below a second for bodies of large matrix products.
+WORK = 1 << 22
 
 # Kernel numbers of the interpreters.
 FORWARD_KERNEL, REVERSE_KERNEL, TANGENT_KERNEL = 0, 1, 2
@@ -173,7 +179,10 @@ def deliver(c):
 
 
 def run(ctx, start, what):
-    """Bind arguments, sweep, deliver results, as the bits of ``what`` say; returns a status."""
+    """Bind arguments, sweep, deliver results, as the bits of ``what`` say; returns a status.
+
+    The first sweep starts at word ``start`` of its code.
+    """
     c = i64(ctx, CONTEXT_WORDS)
     types = i64(c[TYPES], 4)
     if what & BIND:
@@ -185,16 +194,22 @@ def run(ctx, start, what):
         if status != DONE:
             return status
     kernels = i64(c[KERNELS], UNTILED)
+    i64(c[BUDGET], 1)[0] = WORK
     if what & RUN_FORWARD:
+        c[PHASE] = RUN_FORWARD
         status = call_kernel(kernels[FORWARD_KERNEL], ctx, start)
         if status != DONE:
             return status
+        start = 0
     if what & RUN_TANGENT:
+        c[PHASE] = RUN_TANGENT
         status = call_kernel(kernels[TANGENT_KERNEL], ctx, start)
         if status != DONE:
             return status
+        start = 0
     if what & RUN_REVERSE:
-        status = call_kernel(kernels[REVERSE_KERNEL], ctx, 0)
+        c[PHASE] = RUN_REVERSE
+        status = call_kernel(kernels[REVERSE_KERNEL], ctx, start)
         if status != DONE:
             return status
     if what & DELIVER:
@@ -214,8 +229,11 @@ def run_one(ctx, argument, result):
     if status != DONE:
         return status
     kernels = i64(c[KERNELS], UNTILED)
+    i64(c[BUDGET], 1)[0] = WORK
+    c[PHASE] = RUN_FORWARD
     status = call_kernel(kernels[FORWARD_KERNEL], ctx, 0)
     if status == DONE:
+        c[PHASE] = RUN_REVERSE
         status = call_kernel(kernels[REVERSE_KERNEL], ctx, 0)
     if status == DONE:
         deliver(c)

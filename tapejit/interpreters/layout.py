@@ -26,8 +26,11 @@ PARAMETERS = 12  # address of the argument table
 N_PARAMETERS = 13
 RESULTS = 14  # address of the result table
 N_RESULTS = 15
+COUNTERS = 16  # 28 words of scratch integers for odometers
+PHASE = 44  # which sweep a pause interrupted, as a bit of what `entry.run` does
+BUDGET = 45  # address of the work left until the next pause
+LOOPS = 46  # address of the records of this program's loops
 TYPES = 47  # address of the addresses of accepted Python types
-COUNTERS = 16  # 31 words of scratch integers for odometers
 SPACE_0 = 48  # first space
 
 # Spaces (indices into the context).
@@ -52,6 +55,8 @@ GUARD_FAILED = 1
 INDEX_ERROR = 2
 ARGUMENT_CHANGED = 3
 LINALG_ERROR = 4
+PAUSED = 5  # a loop gives Python a chance to see signals; the sweep goes on where it stopped
+LOOP_LIMIT = 6
 
 # Op codes: elementwise operations first, then these.
 _BASE = len(OPS)

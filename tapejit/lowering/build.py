@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,13 +15,14 @@ from ..ops.structural import STRUCTURAL
 from ..ops.table import OPS
 from ..tape import ARRAY, SCALAR, Call, Tape, View
 from . import elementwise, scalars, structural
+from . import loops as loops  # registers its operations
 from .elementwise import Group
 from .frame import IN_PLACE_FROM, Arena, Frame, adjoint, tangent, whole
 from .reverse import ReverseLowering, Targets
 from .scalars import DEAD, compiled, tables
 from .stream import Place, Stream
 
-__all__ = ["Code", "Slot", "build", "inline"]
+__all__ = ["Code", "Slot", "build", "code_of", "inline", "varied_outputs"]
 
 
 class Slot(NamedTuple):
@@ -58,6 +59,8 @@ class Code:
     scalar_base: int
     array_base: int
     rewrites: bool  # the reverse sweep undoes in-place writes: run forward again before the next
+    adjoint_size: int  # the part of the arena that has adjoints (and tangents)
+    loops: list[Any]  # LoopCode: staged loops and branches, by number
 
 
 def _tile_from() -> int:
@@ -100,12 +103,20 @@ class _Builder:
         elements = rows[:, 1:]
         return np.unique(elements[elements >= ARRAY])
 
+    def read_by_scalars(self) -> set[int]:
+        """Buffers of which scalar rows address elements."""
+        elements = self.scalar_elements()
+        return set(self.tape.buffer_of(elements - ARRAY).tolist()) if len(elements) else set()
+
+    def prepare(self) -> None:
+        """Whatever comes before code is written: dead rows, fusions, uses."""
+        self.remove_dead()
+        self.fuse()
+        self.count_buffer_uses()
+
     def choose_in_place(self) -> None:
         """Large arguments that only array instructions read are used where they lie."""
-        elements = self.scalar_elements()
-        by_scalars = set()
-        if len(elements):
-            by_scalars = set(self.tape.buffer_of(elements - ARRAY).tolist())
+        by_scalars = self.read_by_scalars()
         large = [
             b.argument
             for i, b in enumerate(self.tape.buffers)
@@ -436,14 +447,20 @@ class _Builder:
         for leaf, seed in zip(self.tape.outputs, seeds, strict=True):
             if seed is not None:
                 lowering.contribute(leaf.view, whole(leaf.view.shape, seed.offset))
+        self.reverse_segments(segments, stream, lowering)
+        return stream, [self._gradient(stream, index, targets) for index in self.wrt]
+
+    def reverse_segments(
+        self, segments: list[_Segment], stream: Stream, lowering: ReverseLowering
+    ) -> None:
+        """The reverse code of all segments, last one first."""
         for segment in reversed(segments):
             if not segment.calls:
                 self._reverse_scalars(stream, segment, lowering)
             elif segment.calls[0].op in OPS:
-                elementwise.lower_reverse(self.group(segment), stream, targets)
+                elementwise.lower_reverse(self.group(segment), stream, lowering.targets)
             else:
                 lowering.call(segment.calls[0])
-        return stream, [self._gradient(stream, index, targets) for index in self.wrt]
 
     def _reverse_scalars(
         self, stream: Stream, segment: _Segment, lowering: ReverseLowering
@@ -575,9 +592,7 @@ def build(
     """
     builder = _Builder(tape, wrt, mode)
     builder.choose_in_place()
-    builder.remove_dead()
-    builder.fuse()
-    builder.count_buffer_uses()
+    builder.prepare()
     segments = builder.segments()
     empty = np.zeros(0, np.int32)
     reverse = tangent_words = forward = empty
@@ -613,19 +628,46 @@ def build(
             seeds += [None] * (len(tape.outputs) - len(seeded))
             stream, gradients = builder.emit_reverse(segments, targets, seeds)
             reverse = stream.words()
+    return code_of(
+        builder, forward, starts, reverse, tangent_words, values, gradients, tangents_in,
+        tangents_out, [s for s in seeds if s is not None],
+    )  # fmt: skip
+
+
+def code_of(
+    builder: _Builder, forward: np.ndarray, starts: np.ndarray, reverse: np.ndarray,
+    tangent: np.ndarray | None = None, values: Sequence[Slot] = (),
+    gradients: Sequence[Slot] = (), tangents_in: Sequence[Slot] = (),
+    tangents_out: Sequence[Slot] = (), seeds: Sequence[Slot] = (),
+) -> Code:  # fmt: skip
+    """What was lowered, put together; staged loops take their room behind all else."""
+    arena, frame, tape = builder.arena, builder.frame, builder.tape
+    adjoint_size = arena.size + 8
+    arena.reserve(8)
+    loops = [loop.finish(arena) for loop in arena.loops]
     rewrites = bool(
         (builder.code[:, 0] == layout.WRITE).any()
         or any(call.op in ("write", "scatter_write") for call in tape.calls)
+        or any(loop.rewrites for loop in loops)
     )
     offsets = np.array(list(arena.scalar_constants), np.int64)
     constants = [np.zeros(0), *arena.constant_block, np.zeros(8)]
+    if tangent is None:
+        tangent = np.zeros(0, np.int32)
     return Code(
-        forward, reverse, tangent_words, arena.size + 8, layout.TILE * arena.registers.most,
+        forward, reverse, tangent, arena.size, layout.TILE * arena.registers.most,
         (offsets, np.array(list(arena.scalar_constants.values()))), np.concatenate(constants),
-        arena.large_constants, builder.parameters(), values, gradients, tangents_in,
-        tangents_out, [s for s in seeds if s is not None], np.maximum.accumulate(starts),
-        frame.scalar_base, frame.array_base, rewrites,
+        arena.large_constants, builder.parameters(), list(values), list(gradients),
+        list(tangents_in), list(tangents_out), list(seeds), np.maximum.accumulate(starts),
+        frame.scalar_base, frame.array_base, rewrites, adjoint_size, loops,
     )  # fmt: skip
+
+
+def varied_outputs(tape: Tape, moving: frozenset[int]) -> list[bool]:
+    """Which outputs of a tape vary where the inputs ``moving`` do."""
+    builder = _Builder(tape, tuple(sorted(moving)), "value")
+    targets = builder.find_varied(builder.segments())
+    return [targets.varies(leaf.view) for leaf in tape.outputs]
 
 
 def _seed(arena: Arena, view: View, scalar_seed: bool) -> Slot:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -40,6 +41,8 @@ class Arena:
         self.large_constants: list[np.ndarray] = []  # a space each, after the arguments'
         self.in_place: list[int] = []  # arguments used where they lie
         self.registers = Registers()
+        self.loops: list[Any] = []  # lowering.loops.Loop: staged loops and branches, by number
+        self.entered: dict[tuple[int, int], Any] = {}  # by result: loop number, operands' places
         self._tiles: dict[bytes, int] = {}
 
     def reserve(self, n: int) -> int:

@@ -69,9 +69,9 @@ class KernelTable:
         return number
 
     def _address(self, name: str) -> int:
-        from ..interpreters import cache, linalg_kernels, memory
+        from ..interpreters import cache, linalg_kernels, loop_kernels, memory
 
-        for module in (kernels, array_kernels, linalg_kernels):
+        for module in (kernels, array_kernels, linalg_kernels, loop_kernels):
             function = getattr(module, name, None)
             if function is not None:
                 break

@@ -10,7 +10,7 @@ import numpy as np
 from .. import pytrees
 from ..errors import TraceError
 from ..tape import Leaf, Tape
-from .recorder import Recorder, activate
+from .recorder import Recorder, activate, at_samples
 from .tracer import ArrayTracer, Cell, Tracer, is_traced, lift, scalar_tracer, view_of
 
 __all__ = ["Constant", "Recording", "make_input", "record_function", "record_shapes"]
@@ -53,6 +53,7 @@ def record_function(
     values: Sequence[Any],
     name: str,
     limit: Callable[[], None] | None = None,
+    body: str = "",
 ) -> Recording:
     """Record ``function(*tracers)``.
 
@@ -62,8 +63,10 @@ def record_function(
         Concrete values of the traced arguments: float64, int64 or bool arrays and numbers.
     limit
         Called at each guard, may raise to give up.
+    body
+        What this is the body of, for messages.
     """
-    rec = Recorder(name)
+    rec = Recorder(name, body)
     tracers = [make_input(rec, value, i) for i, value in enumerate(values)]
     rec.on_guard = limit
     try:
@@ -103,7 +106,8 @@ def _output(rec: Recorder, leaf: Any, outputs: list[Leaf]) -> Any:
 def record_shapes(function: Callable[..., Any], shapes: Sequence[tuple], name: str) -> Tape:
     """Record a rule at sample values of the given shapes."""
     rng = np.random.default_rng(0)
-    return record_function(function, [_sample(rng, shape) for shape in shapes], name).tape
+    with at_samples():
+        return record_function(function, [_sample(rng, shape) for shape in shapes], name).tape
 
 
 def _sample(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:

@@ -73,6 +73,26 @@ def active() -> Recorder | None:
     return stack[-1] if stack else None
 
 
+def enclosing() -> list[Recorder]:
+    """The recordings of this thread, outermost first."""
+    return list(getattr(_active, "stack", ()))
+
+
+def sampling() -> bool:
+    """Whether this thread records a rule at sample values, at which staged loops don't run."""
+    return getattr(_active, "sampling", 0) > 0
+
+
+@contextlib.contextmanager
+def at_samples() -> Iterator[None]:
+    """Record at sample values, of which only shapes count."""
+    _active.sampling = getattr(_active, "sampling", 0) + 1
+    try:
+        yield
+    finally:
+        _active.sampling -= 1
+
+
 def in_recording() -> bool:
     """Whether a recording is under way in this thread."""
     return _n_recording > 0 and active() is not None
@@ -115,8 +135,10 @@ class Recorder:
     element it names is found again in the write's save slot (see :meth:`resolve`).
     """
 
-    def __init__(self, name: str = "<function>") -> None:
+    def __init__(self, name: str = "<function>", body: str = "") -> None:
         self.name = name
+        #: What this is the body of, for messages: it is recorded once for all steps.
+        self.body = body
         self.level = next(_levels)
         self.thread = threading.get_ident()
         self.closed = False
@@ -347,6 +369,13 @@ class Recorder:
 
     def check_use(self) -> None:
         """Raise unless a tracer of this recording may be used here and now."""
+        if self.closed and self.body:
+            raise TracerLeakError(
+                f"{where_am_i()}: a traced value of {self.body} (`{self.name}`) is used after it "
+                "was recorded. A body is recorded once for all steps: what it does to Python "
+                "objects (appending to a list, setting an attribute) happens once, then. Return "
+                "the value: in the carry, or among the results of the steps"
+            )
         if self.closed:
             raise TracerLeakError(
                 f"{where_am_i()}: a traced value of `{self.name}` is used after its recording "

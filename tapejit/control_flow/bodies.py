@@ -1,0 +1,188 @@
+"""Recording the bodies of staged loops and branches, and the calls that run them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import pytrees
+from ..compiled import describe, normalise
+from ..errors import TraceError, TracerLeakError
+from ..ops.control import Part, Spec
+from ..recording.record import Constant, record_function
+from ..recording.recorder import active, enclosing, in_recording, where_am_i
+from ..recording.tracer import (
+    ArrayTracer,
+    Tracer,
+    is_traced,
+    lift,
+    record,
+    scalar_tracer,
+    value_of,
+)
+from ..tape import Leaf, Tape
+from .evaluate import evaluate
+
+__all__ = ["Body", "call_loop", "eagerly", "leaves_of", "record_body"]
+
+
+class Body(NamedTuple):
+    """A recorded body: its tape, the structure of its result, the outer values that it uses."""
+
+    tape: Tape
+    structure: Any
+    captured: list[Tracer]
+
+
+def leaves_of(tree: Any, what: str) -> tuple[list, Any]:
+    """Numeric leaves of an argument, as tracers or normalised values, and its structure."""
+    leaves, structure = pytrees.flatten(tree)
+    found = []
+    for leaf, path in zip(leaves, pytrees.paths(structure), strict=True):
+        if isinstance(leaf, Tracer):
+            found.append(leaf)
+        elif is_traced(leaf):
+            found.append(lift(active(), leaf))
+        elif isinstance(leaf, (str, bytes)):
+            raise TraceError(
+                f"{where_am_i()}: {what}{path} is {leaf!r}; loops and branches take numbers and "
+                "arrays (close over anything else)"
+            )
+        else:
+            found.append(normalise(leaf, f"{what}{path}", False))
+    return found, structure
+
+
+def record_body(
+    function: Callable[..., Any], values: Sequence[Any], what: str, user: Callable[..., Any]
+) -> Body:
+    """Record ``function(*leaves)`` once, at sample values.
+
+    Parameters
+    ----------
+    what
+        For messages: ``"the body of tapejit.scan"``.
+    user
+        The user's function that it calls.
+    """
+    outer = enclosing()
+    writes = [rec.writes for rec in outer]
+    recording = record_function(
+        function, [_input(v) for v in values], describe(user), _refuse_branches(what), what
+    )
+    if [rec.writes for rec in outer] != writes:
+        raise TracerLeakError(
+            f"{where_am_i()}: {what} writes into an array of the enclosing function. It is "
+            "recorded once for all steps, so that the write would happen once: carry the array "
+            "from step to step instead, or return what is written"
+        )
+    for entry in recording.leaves:
+        if isinstance(entry, Constant):
+            raise TraceError(
+                f"{where_am_i()}: {what} returns {entry.value!r}; it may return numbers and arrays"
+            )
+    outputs = tuple(recording.tape.outputs[i] for i in recording.leaves)
+    assert outputs == recording.tape.outputs
+    return Body(recording.tape, recording.structure, recording.captured)
+
+
+def _input(value: Any) -> Any:
+    value = value_of(value)
+    return np.array(value) if isinstance(value, np.ndarray) else value
+
+
+def _refuse_branches(what: str) -> Callable[[], None]:
+    def refuse() -> None:
+        raise TraceError(
+            f"{where_am_i()}: a Python branch (if, while, int(), range()) on a traced value in "
+            f"{what}, which is recorded once for all steps; use np.where, tapejit.cond or "
+            "tapejit.switch, and tapejit.while_loop or fori_loop for a loop whose length depends "
+            "on data"
+        )
+
+    return refuse
+
+
+# --- the call -------------------------------------------------------------------------------------
+
+
+def call_loop(spec: Spec, operands: Sequence[Any]) -> list[Any]:
+    """Record a loop (or branch) in the recording under way; its outputs."""
+    rec = active()
+    operands = [lift(rec, operand) for operand in operands]
+    values = [value_of(operand) for operand in operands]
+    flat = evaluate("loop", values, (spec,), spec.result_size)
+    result = record(rec, "loop", operands, flat, (spec,))
+    return [_part(result, part) for part in spec.parts]
+
+
+def _part(flat: ArrayTracer, part: Part) -> Any:
+    """One output of a loop: a view of its flat result, integers and bools with their dtype."""
+    kind = np.dtype(part.dtype)
+    if part.shape == ():
+        element = flat[part.offset]
+        if kind.kind == "f":
+            return element
+        return scalar_tracer(flat.rec, kind.type(element.value), element.element)
+    view = flat[part.offset : part.offset + part.size].reshape(part.shape)
+    if kind.kind == "f":
+        return view
+    return record(flat.rec, "copy", [view], np.array(view.value).astype(kind))
+
+
+def eagerly(run: Callable[..., Any], tree: Any, name: str) -> Any:
+    """``run(tree)`` outside of any recording: record it, and take the values.
+
+    The loop's program is kept, so that an equal loop is not lowered again.
+    """
+    leaves, structure = pytrees.flatten(tree)
+    values = [normalise(leaf, name, False) for leaf in leaves]
+    kept: list[Any] = []
+
+    def function(*tracers: Any) -> tuple:
+        result, shape = pytrees.flatten(run(pytrees.unflatten(structure, list(tracers))))
+        kept.extend([[_plain(leaf) for leaf in result], shape])
+        return ()
+
+    record_function(function, values, name)
+    found, shape = kept
+    return pytrees.unflatten(shape, found)
+
+
+def _plain(leaf: Any) -> Any:
+    value = value_of(leaf)
+    return np.array(value) if isinstance(value, np.ndarray) else value
+
+
+def outer_recording() -> bool:
+    """Whether loops become part of a recording."""
+    return in_recording()
+
+
+def check_same(before: Sequence[Leaf], structure: Any, body: Body, what: str) -> None:
+    """Raise unless a body's new carry is like the carry that it took."""
+    if structure != body.structure:
+        raise TraceError(
+            f"{where_am_i()}: {what} changes the structure of its carry: it takes {structure} and "
+            f"returns {body.structure}"
+        )
+    order = "bif"
+    for old, new, path in zip(before, body.tape.outputs, pytrees.paths(structure), strict=False):
+        name = f"carry{path}"
+        if old.view.shape != new.view.shape:
+            raise TraceError(
+                f"{where_am_i()}: {what} changes the shape of {name} from {old.view.shape} to "
+                f"{new.view.shape}; a carry keeps its shape from step to step"
+            )
+        kinds = np.dtype(old.dtype), np.dtype(new.dtype)
+        if order.index(_kind(kinds[0])) < order.index(_kind(kinds[1])):
+            raise TraceError(
+                f"{where_am_i()}: {what} changes the dtype of {name} from {kinds[0]} to "
+                f"{kinds[1]}; start from a value of that dtype (0.0 instead of 0)"
+            )
+
+
+def _kind(dtype: np.dtype) -> str:
+    return "i" if dtype.kind in "iu" else dtype.kind

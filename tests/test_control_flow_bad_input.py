@@ -1,0 +1,250 @@
+"""Staged control flow: bad input, endless loops, interrupts."""
+
+import signal
+import threading
+
+import numpy as np
+import pytest
+
+import tapejit as tj
+
+HERE = __file__
+
+
+def line_of(error):
+    """Whether the message names a line of this file."""
+    return HERE in str(error.value)
+
+
+def test_carry_of_another_shape():
+    with pytest.raises(tj.TraceError, match=r"shape of carry\['v'\] from \(2,\) to \(3,\)") as e:
+        tj.scan(lambda c, x: ({"v": np.zeros(3)}, None), {"v": np.zeros(2)}, np.zeros(4))
+    assert line_of(e)
+
+
+def test_carry_of_another_structure():
+    with pytest.raises(tj.TraceError, match="structure of its carry") as e:
+        tj.while_loop(lambda c: c[0] > 0.0, lambda c: [c[0]], (1.0, 2.0))
+    assert line_of(e)
+
+
+def test_carry_of_another_dtype():
+    with pytest.raises(tj.TraceError, match=r"dtype of carry\[1\] from int64 to float64.*0\.0"):
+        tj.scan(lambda c, x: ((c[0], c[1] + x), None), (1.0, 0), np.arange(3.0))
+    # An integer is a float of that value.
+    assert tj.scan(lambda c, x: (1, None), 0.5, np.arange(3.0))[0] == 1.0
+
+
+def test_body_that_returns_no_pair():
+    with pytest.raises(tj.TraceError, match="must return a pair") as e:
+        tj.scan(lambda c, x: c + x, 0.0, np.arange(3.0))
+    assert line_of(e)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (((np.zeros(3), np.zeros(4)),), "xs.1. has shape"),
+        ((np.zeros(3), 4), "has shape"),
+        ((1.0,), "scalar"),
+        ((), "needs xs or length"),
+        ((None, -1), "length is -1"),
+    ],
+)
+def test_lengths(arguments, message):
+    with pytest.raises(ValueError, match=message) as e:
+        tj.scan(lambda c, x: (c, None), 0.0, *arguments)
+    assert line_of(e)
+
+
+def test_strings_in_the_carry():
+    with pytest.raises(tj.TraceError, match=r"init\['name'\] is 'a'"):
+        tj.jit(lambda x: tj.scan(lambda c, _: (c, x), {"name": "a"}, None, 2))(1.0)
+
+
+def test_branch_in_a_body():
+    def body(c, x):
+        if x > 0.0:
+            return c + x, None
+        return c, None
+
+    with pytest.raises(tj.TraceError, match=r"tapejit.scan.*np.where, tapejit.cond") as e:
+        tj.grad(lambda a: tj.scan(body, a, np.arange(3.0))[0])(1.0)
+    assert line_of(e)
+    with pytest.raises(tj.TraceError, match="which is recorded once for all"):
+        tj.fori_loop(0, 3, lambda i, x: x + np.sum(np.ones(int(i))), 0.0)
+
+
+def test_branch_on_an_outer_value_is_a_guard():
+    """A branch that every step takes alike is the enclosing function's."""
+
+    def f(a, xs):
+        body = lambda c, x: ((c + x if a > 0.0 else c * x), None)  # noqa: E731
+        return tj.scan(body, a, xs)[0]
+
+    g = tj.grad(f)
+    assert g(2.0, np.ones(3)) == 1.0
+    assert g(-2.0, 2.0 * np.ones(3)) == 8.0
+
+
+def test_side_effects():
+    kept = []
+
+    def appending(c, x):
+        kept.append(c * x)
+        return c + x, None
+
+    def f(xs):
+        carry, _ = tj.scan(appending, 0.0, xs)
+        return carry + sum(kept)
+
+    with pytest.raises(tj.TracerLeakError, match=r"tapejit.scan.*once for all steps") as e:
+        tj.jit(f)(np.arange(3.0))
+    assert line_of(e)
+
+    def writing(xs):
+        total = xs * 0.0
+
+        def body(c, x):
+            total[0] = 1.0
+            return c, None
+
+        return tj.scan(body, 0.0, xs)[0] + total[0]
+
+    with pytest.raises(tj.TracerLeakError, match="writes into an array") as e:
+        tj.jit(writing)(np.arange(3.0))
+    assert line_of(e)
+
+
+def test_inner_value_written_into_an_outer_array():
+    def f(xs):
+        total = xs * 0.0
+
+        def body(c, x):
+            total[0] = c
+            return c + x, None
+
+        return tj.scan(body, 0.0, xs)[0]
+
+    with pytest.raises(tj.TracerLeakError):
+        tj.jit(f)(np.arange(3.0))
+
+
+def test_branches_of_different_results():
+    f = tj.jit(lambda x: tj.cond(x[0] > 0.0, lambda: x, lambda: x[:1]))
+    with pytest.raises(tj.TraceError, match=r"branch 0 float64 of shape \(1,\), branch 1") as e:
+        f(np.ones(2))
+    assert line_of(e)
+    with pytest.raises(tj.TraceError, match="different structures"):
+        tj.jit(lambda x: tj.cond(x > 0.0, lambda: (x,), lambda: [x]))(1.0)
+
+
+def test_predicates():
+    with pytest.raises(tj.TraceError, match=r"scalar.*\(2,\)"):
+        tj.jit(lambda x: tj.cond(x > 0.0, lambda: x, lambda: x))(np.ones(2))
+    with pytest.raises(tj.TraceError, match="integer"):
+        tj.jit(lambda x: tj.switch(x, [np.sin, np.cos], x))(1.0)
+    with pytest.raises(tj.TraceError, match="boolean scalar"):
+        tj.while_loop(lambda x: x, lambda x: x - 1.0, 3.0)
+    with pytest.raises(ValueError, match="at least one"):
+        tj.switch(0, [], 1.0)
+    with pytest.raises(tj.TraceError, match="bounds of fori_loop"):
+        tj.fori_loop(0, 2.5, lambda i, x: x, 1.0)
+
+
+def test_schedule_that_needs_the_number_of_steps():
+    f = lambda x: tj.while_loop(lambda x: x > 1.0, lambda x: x / 2.0, x, checkpoint=tj.Revolve(3))  # noqa: E731
+    with pytest.raises(tj.ScheduleError, match="Online"):
+        tj.grad(f)(5.0)
+
+
+def endless(x):
+    return tj.while_loop(lambda x: x > 0.0, lambda x: x * 1.0, x)
+
+
+def test_endless_loop():
+    f = lambda x: tj.while_loop(lambda x: x > 0.0, lambda x: x * 1.0, x, max_steps=1000)  # noqa: E731
+    with pytest.raises(tj.LoopLimitError, match="max_steps = 1000") as e:
+        f(1.0)
+    assert line_of(e)
+    for g in (tj.jit(f), tj.grad(f), tj.grad(lambda x: tj.fori_loop(0, 3, lambda i, y: f(y), x))):
+        expected = g(-1.0)
+        with pytest.raises(tj.LoopLimitError, match="max_steps"):
+            g(1.0)
+        assert g(-1.0) == expected
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        tj.jit,
+        tj.grad,
+        lambda f: tj.grad(lambda x: tj.fori_loop(0, 3, lambda i, y: f(y), x)),
+    ],
+    ids=["value", "gradient", "nested"],
+)
+def test_interrupt(make):
+    """Ctrl-C ends a loop that would not end; the function is as before."""
+    assert threading.current_thread() is threading.main_thread()
+    f = make(endless)
+    expected = f(-2.0)
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(KeyboardInterrupt):
+            f(2.0)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+    assert f(-2.0) == expected
+
+
+def test_pauses_change_nothing(monkeypatch):
+    """A loop that pauses again and again, at every level, gives the same bits."""
+    from tapejit.interpreters import entry
+
+    def f(a, w):
+        def outer(s, x):
+            z, zs = tj.scan(lambda z, v: (np.sin(z) * a + s * x, z * v), s, w)
+            q = tj.while_loop(lambda q: q > 0.5, lambda q: q * 0.7 * a, z + 4.0)
+            return q, np.sum(zs) * z
+
+        xs = np.linspace(0.0, 1.0, 6)
+        c, ys = tj.scan(outer, 0.3, xs, checkpoint=tj.Revolve(2))
+        return c + np.sum(ys)
+
+    w = np.array([1.0, 0.5, -0.3])
+    expected = tj.value_and_grad(f, (0, 1))(1.1, w)
+    with tj.testing.plain_python():
+        for work in (0, 200, 1000):
+            monkeypatch.setattr(entry, "WORK", work)
+            value, (ga, gw) = tj.value_and_grad(f, (0, 1))(1.1, w)
+            assert value == expected[0]
+            assert ga == expected[1][0]
+            assert (gw == expected[1][1]).all()
+
+
+def test_a_long_loop_goes_on_where_it_paused(monkeypatch):
+    """A pause in the short way of a repeated call does not start the call anew."""
+    f = tj.jit(lambda x: tj.fori_loop(0, 400_000, lambda i, y: np.sin(y) + x, x))
+    g = tj.value_and_grad(lambda x: np.sum(f(x)))
+    x = np.array([0.5])
+    expected, (value, gradient) = f(0.5), g(x)
+    assert value == expected
+    pauses = []
+    resume = tj.program.Workspace.resume
+
+    def counted(workspace, what):
+        pauses.append(what)
+        return resume(workspace, what)
+
+    monkeypatch.setattr(tj.program.Workspace, "resume", counted)
+    for compiled in (f, g):
+        engine = type(compiled.__tapejit__)
+        monkeypatch.setattr(engine, "general", None, raising=False)
+        monkeypatch.setattr(engine, "_general", None, raising=False)
+    assert f(0.5) == expected
+    assert len(pauses) == 1
+    again = g(x)
+    assert (again[0], again[1][0]) == (value, gradient[0])
+    assert len(pauses) == 2
