@@ -26,9 +26,12 @@ from .control_flow import fori_loop as fori_loop
 from .control_flow import scan as scan
 from .control_flow import switch as switch
 from .control_flow import while_loop as while_loop
+from .custom.functions import custom_jvp as custom_jvp
+from .custom.functions import custom_vjp as custom_vjp
 from .errors import GuardOverflowWarning as GuardOverflowWarning
 from .errors import LoopLimitError as LoopLimitError
 from .errors import ReplayMismatchError as ReplayMismatchError
+from .errors import RuleError as RuleError
 from .errors import ScheduleError as ScheduleError
 from .errors import TapejitError as TapejitError
 from .errors import TracedShapeError as TracedShapeError

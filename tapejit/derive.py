@@ -19,6 +19,7 @@ from .lowering.scalars import tables
 from .ops.structural import STRUCTURAL
 from .ops.table import OPS
 from .recording.recorder import Recorder, where_am_i
+from .recording.splice import strided
 from .recording.tracer import (
     ArrayTracer,
     Cell,
@@ -144,14 +145,6 @@ class _Walk:
             base = rec.buffers[cell.buffer].base
             return scalar_tracer(rec, value[()], ARRAY + base + view.offset)
         return ArrayTracer(rec, value, cell)
-
-
-def strided(flat: np.ndarray, view: View) -> np.ndarray:
-    """A NumPy view of flat storage."""
-    size = flat.itemsize
-    return np.lib.stride_tricks.as_strided(
-        flat[view.offset :] if view.size else flat, view.shape, [s * size for s in view.strides]
-    )
 
 
 # --- reverse --------------------------------------------------------------------------------------
@@ -418,6 +411,8 @@ def _pull_call(walk: _Walk, adjoints: _Adjoints, call: Call, scalars: set, buffe
         return
     values = [walk.array(view) for view in call.operands]
     result = walk.array(call.result)
+    if call.op not in OPS:
+        STRUCTURAL[call.op].refuse_closed_over(wanted)
     if call.op in OPS:
         pull = OPS[call.op].pull
         parts = pull(g, *values, result) if pull is not None else ()
@@ -562,6 +557,7 @@ def _push_call(walk: _Walk, moving: _Adjoints, call: Call) -> None:
         rule = OPS[call.op]
         total = _pushed(rule, tangents, values, result) if rule.pull is not None else None
     else:
+        STRUCTURAL[call.op].refuse_closed_over([t is not None for t in tangents])
         jvp = STRUCTURAL[call.op].jvp
         total = jvp(tangents, result, values, call.params) if jvp is not None else None
     if total is not None:

@@ -6,6 +6,7 @@ __all__ = [
     "GuardOverflowWarning",
     "LoopLimitError",
     "ReplayMismatchError",
+    "RuleError",
     "ScheduleError",
     "TapejitError",
     "TraceError",
@@ -33,6 +34,10 @@ class TracerLeakError(TraceError):
 
 class UnsupportedError(TapejitError, NotImplementedError):
     """An operation without a rule."""
+
+
+class RuleError(TapejitError, ValueError):
+    """A user's rule or kernel: missing, of the wrong shape or number of results, or wrong."""
 
 
 class TracedShapeError(TraceError, IndexError):

@@ -15,14 +15,14 @@ _registered: set[type] = set()
 _lock = threading.Lock()
 
 
-def flatten(tree: Any) -> tuple[list, Any]:
-    """Leaves and structure; ``None`` is part of the structure."""
-    leaves, structure = optree.tree_flatten(tree, namespace=_NAMESPACE)
+def flatten(tree: Any, none_is_leaf: bool = False) -> tuple[list, Any]:
+    """Leaves and structure; ``None`` is part of the structure, or a leaf."""
+    leaves, structure = optree.tree_flatten(tree, none_is_leaf=none_is_leaf, namespace=_NAMESPACE)
     if any(_is_dataclass(leaf) for leaf in leaves):
         for leaf in leaves:
             if _is_dataclass(leaf):
                 _register(type(leaf))
-        return flatten(tree)
+        return flatten(tree, none_is_leaf)
     return leaves, structure
 
 

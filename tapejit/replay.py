@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from .interpreters.entry import BIND, DELIVER, OBJECT, RUN_FORWARD
 from .paths import Path
 from .program import Program, Workspace, program_for
 from .recording.record import Recording
+from .tape import Tape
 
-__all__ = ["Replay", "raise_stopped"]
+__all__ = ["Replay", "evaluate", "raise_stopped"]
 
 
 class Replay:
@@ -49,28 +51,8 @@ class Replay:
         """
         values = self.values(args, kwargs)
         # Programs are interned: settings of the thread choose which one, this keeps it alive.
-        program = self.program = program_for(self.path.tape)
-        workspace = program.checkout()
-        try:
-            for record, value in zip(workspace.parameters, values, strict=True):
-                record[OBJECT] = id(value)
-            slots = program.code.values
-            workspace.prepare(slots, "values")
-            arrays = [None if slot.shape == () else np.empty(slot.shape) for slot in slots]
-            for record, array in zip(workspace.results, arrays, strict=True):
-                if array is not None:
-                    record[OBJECT] = id(array)
-            status = workspace.run(BIND | RUN_FORWARD | DELIVER)
-            if status != layout.DONE:
-                raise_stopped(self.path, workspace, status)
-            results = [
-                workspace.scalars[k] if array is None else array for k, array in enumerate(arrays)
-            ]
-        finally:
-            workspace.clear()
-            program.give_back(workspace)
-        outputs = zip(results, self.path.tape.outputs, strict=True)
-        return collect(self.path, [typed(result, leaf.dtype) for result, leaf in outputs])
+        self.program = program_for(self.path.tape)
+        return collect(self.path, _run(self.program, values, self.path))
 
     def values(self, args: tuple, kwargs: dict) -> list[Any]:
         """The traced leaves of new arguments, which must be like the recorded ones."""
@@ -106,6 +88,40 @@ def raise_stopped(path: Path, workspace: Workspace, status: int) -> None:
             "tape recorded; use tapejit.jit, which records each branch, or np.where"
         )
     raise_status(status, path.tape, workspace.program.row_at(word))
+
+
+def evaluate(tape: Tape, values: Sequence[Any]) -> list[Any]:
+    """Values of a tape's outputs, in NumPy's types, at values of its inputs."""
+    arguments = [as_argument(value) for value in values]
+    return _run(program_for(tape), arguments, None)
+
+
+def _run(program: Program, values: Sequence[Any], path: Path | None) -> list[Any]:
+    """Outputs of one forward sweep."""
+    workspace = program.checkout()
+    try:
+        for record, value in zip(workspace.parameters, values, strict=True):
+            record[OBJECT] = id(value)
+        slots = program.code.values
+        workspace.prepare(slots, "values")
+        arrays = [None if slot.shape == () else np.empty(slot.shape) for slot in slots]
+        for record, array in zip(workspace.results, arrays, strict=True):
+            if array is not None:
+                record[OBJECT] = id(array)
+        status = workspace.run(BIND | RUN_FORWARD | DELIVER)
+        if status != layout.DONE:
+            if path is not None:
+                raise_stopped(path, workspace, status)
+            row = program.row_at(int(workspace.context[layout.FAILED]))
+            raise_status(status, program.tape, row)
+        results = [
+            workspace.scalars[k] if array is None else array for k, array in enumerate(arrays)
+        ]
+    finally:
+        workspace.clear()
+        program.give_back(workspace)
+    outputs = zip(results, program.tape.outputs, strict=True)
+    return [typed(result, leaf.dtype) for result, leaf in outputs]
 
 
 def _prepared(leaf: Any, shape: tuple[int, ...], kind: str, name: str) -> Any:

@@ -42,8 +42,8 @@ def _inner(a: Any, b: Any) -> float:
     return float(sum(np.vdot(x, y) for x, y in zip(_numbers(a), _numbers(b), strict=True)))
 
 
-def _difference(f: Callable[..., Any], args: tuple, direction: tuple, step: float) -> Any:
-    """Directional derivative by fourth-order central differences."""
+def difference(f: Callable[..., Any], args: tuple, direction: tuple, step: float) -> Any:
+    """Directional derivative of each leaf of a result, by fourth-order central differences."""
 
     def at(scale: float) -> list[np.ndarray]:
         moved = [x + scale * v for x, v in zip(_numbers(args), _numbers(direction), strict=True)]
@@ -105,7 +105,7 @@ def check_grads(
     draw = lambda tree: _like(tree, [rng.standard_normal(x.shape) for x in _numbers(tree)])  # noqa: E731
     direction = draw(args)
     _check_replay(f, args, direction, rtol, atol)
-    expected = _difference(f, args, direction, step)
+    expected = difference(f, args, direction, step)
     value = f(*args)
     w = draw(value)
     projected = _inner(_like(value, expected), w)

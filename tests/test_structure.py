@@ -59,6 +59,13 @@ def test_control_flow_knows_nothing_of_transformations():
         assert not _imports(path) & {"api", "derive", "lowering"}, path
 
 
+def test_custom_rules_know_nothing_of_the_interface():
+    allowed = {"ops", "errors", "tape", "interpreters", "recording", "pytrees", "custom", "testing"}
+    allowed |= {"config", "lowering"}
+    for path in (PACKAGE / "custom").glob("*.py"):
+        assert _imports(path) <= allowed, path
+
+
 def test_mathematics_stands_in_ops_alone():
     """No derivative is named outside of ops: the rules' vocabulary is imported there only."""
     for path in PACKAGE.rglob("*.py"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..config import settings
+from ..errors import UnsupportedError
 from ..interpreters import layout
 from ..interpreters.layout import CALL, GUARD_EQUAL, GUARD_FALSE, GUARD_TRUE
 from ..ops.structural import STRUCTURAL
@@ -171,10 +173,17 @@ class _Builder:
             if first >= self.keep and not is_needed and call.op != "normalise_index":
                 self.code[first, 0] = DEAD
                 continue
-            for view in call.operands:
+            for view in self._operands_needed(call):
                 need(view)
                 if view.buffer == SCALAR:
                     marks[view.offset] = 1
+
+    def _operands_needed(self, call: Call) -> tuple[View, ...]:
+        """Operands of a call that the program reads: rules may read more than values do."""
+        positions = None
+        if self.mode == "value" and call.op not in OPS:
+            positions = STRUCTURAL[call.op].needed
+        return call.operands if positions is None else tuple(call.operands[i] for i in positions)
 
     def _runs(self) -> Iterator[tuple[int, int, Call | None]]:
         """(first row, last row, call): runs of scalar rows, and calls one by one."""
@@ -383,8 +392,9 @@ class _Builder:
                 self.emit_scalars(stream, segment.first, segment.last, starts)
                 continue
             starts[segment.first : segment.last] = stream.length
-            for call in segment.calls:
-                self._tangent_call(stream, call, targets)
+            with self.located(segment):
+                for call in segment.calls:
+                    self._tangent_call(stream, call, targets)
         return stream, starts
 
     def _tangent_call(self, stream: Stream, call: Call, targets: Targets) -> None:
@@ -460,7 +470,17 @@ class _Builder:
             elif segment.calls[0].op in OPS:
                 elementwise.lower_reverse(self.group(segment), stream, lowering.targets)
             else:
-                lowering.call(segment.calls[0])
+                with self.located(segment):
+                    lowering.call(segment.calls[0])
+
+    @contextlib.contextmanager
+    def located(self, segment: _Segment) -> Iterator[None]:
+        """Errors of the segment's rules name the user's line."""
+        try:
+            yield
+        except UnsupportedError as error:
+            file, line = self.tape.line(segment.first)
+            raise UnsupportedError(f"{file}:{line}: {error}") from error.__cause__
 
     def _reverse_scalars(
         self, stream: Stream, segment: _Segment, lowering: ReverseLowering

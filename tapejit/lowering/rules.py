@@ -33,6 +33,7 @@ def _vjp_tape(
     from ..recording.record import record_shapes
 
     rule = STRUCTURAL[op].vjp
+    STRUCTURAL[op].refuse_closed_over(wanted)
     if rule is None:
         return None
     kept: list[int] = []
@@ -61,6 +62,7 @@ def _jvp_tape(
     from ..recording.record import record_shapes
 
     rule = STRUCTURAL[op].jvp
+    STRUCTURAL[op].refuse_closed_over(active)
     if rule is None:
         return None
 

@@ -11,11 +11,20 @@ from collections.abc import Callable
 from typing import Any
 
 from ..interpreters.layout import VALUES
+from ..ops.structural import STRUCTURAL
 from ..tape import row_major, size_of
 from .frame import Arena, Frame, whole
 from .stream import Place, Stream
 
-FORWARD: dict[str, Callable[..., None]] = {}
+
+class _Forward(dict[str, Callable[..., None]]):
+    """Lowering functions by operation; users' operations name the one that they share."""
+
+    def __missing__(self, name: str) -> Callable[..., None]:
+        return self[STRUCTURAL[name].lowering]
+
+
+FORWARD: dict[str, Callable[..., None]] = _Forward()
 LINEAR = {"copy", "sum", "cumsum", "gather", "concatenate", "write", "scatter_write", "scatter_add"}
 
 

@@ -15,13 +15,16 @@ Blelloch (1990), "Prefix sums and their applications", section 1.4 (linear recur
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["STRUCTURAL", "Example", "Structural"]
+from ..errors import UnsupportedError
+
+__all__ = ["STRUCTURAL", "Example", "Structural", "carry"]
 
 
 class Example(NamedTuple):
@@ -51,8 +54,17 @@ class Structural:
         whose derivative is zero, and for those that the lowering treats itself (in-place writes).
     linear
         Whether the result is linear in the active operands together.
+    linear_in
+        Positions of operands in each of which alone the result is linear.
     examples
         ``examples(rng)``: cases to test the operation with, away from kinks.
+    lowering
+        Whose forward lowering it shares; its own where ``None``.
+    needed
+        Positions of the operands that the value needs (the rules may read more); ``None`` for all.
+    closed_over
+        Positions of operands that a user's rule knows nothing of: to differentiate with respect
+        to one is an error.
     """
 
     name: str
@@ -60,15 +72,41 @@ class Structural:
     vjp: Callable[..., Sequence[Any]] | None = None
     jvp: Callable[..., Any] | None = None
     linear: bool = False
+    linear_in: tuple[int, ...] = ()
     examples: Callable[[np.random.Generator], list[Example]] | None = None
+    lowering: str | None = None
+    needed: tuple[int, ...] | None = None
+    closed_over: tuple[int, ...] = ()
+
+    def refuse_closed_over(self, wanted: Sequence[bool]) -> None:
+        """Raise where a derivative is wanted that a user's rule does not give."""
+        if any(wanted[i] for i in self.closed_over):
+            raise UnsupportedError(
+                f"`{self.name.partition('#')[0]}` closes over a value that is differentiated, and "
+                "its custom rule gives derivatives with respect to arguments only; pass the value "
+                "as an argument"
+            )
 
     def is_active(self, position: int) -> bool:
         """Whether an operand carries derivatives."""
         return self.active is None or position in self.active
 
 
+class _Table(dict[str, Structural]):
+    """Operations by name; those that a tape carries in its calls' parameters are found as well."""
+
+    def __missing__(self, name: str) -> Structural:
+        return _carried[name]
+
+
 #: Every structural operation by name.
-STRUCTURAL: dict[str, Structural] = {}
+STRUCTURAL: dict[str, Structural] = _Table()
+_carried: weakref.WeakValueDictionary[str, Structural] = weakref.WeakValueDictionary()
+
+
+def carry(operation: Structural) -> Structural:
+    """An operation that lives as long as the tapes that carry it (or the equal one known)."""
+    return _carried.setdefault(operation.name, operation)
 
 
 def _structural(name: str, active: tuple[int, ...] | None = None, **fields: Any) -> None:
@@ -490,8 +528,8 @@ def _solve_examples(rng: np.random.Generator) -> list[Example]:
     ]
 
 
-_structural("matmul", vjp=_matmul_vjp, jvp=_matmul_jvp, examples=_matmul_examples)
-_structural("solve", vjp=_solve_vjp, jvp=_solve_jvp, examples=_solve_examples)
+_structural("matmul", vjp=_matmul_vjp, jvp=_matmul_jvp, linear_in=(0, 1), examples=_matmul_examples)
+_structural("solve", vjp=_solve_vjp, jvp=_solve_jvp, linear_in=(1,), examples=_solve_examples)
 _structural(
     "inv",
     vjp=_vjp(lambda g, f, a: -np.matmul(np.matmul(_t(f), g), _t(f))),

@@ -11,7 +11,7 @@ from .. import pytrees
 from ..errors import TraceError
 from ..tape import Leaf, Tape
 from .recorder import Recorder, activate, at_samples
-from .tracer import ArrayTracer, Cell, Tracer, is_traced, lift, scalar_tracer, view_of
+from .tracer import ArrayTracer, Cell, Tracer, is_traced, lift, scalar_tracer, value_of, view_of
 
 __all__ = ["Constant", "Recording", "make_input", "record_function", "record_shapes"]
 
@@ -54,6 +54,7 @@ def record_function(
     name: str,
     limit: Callable[[], None] | None = None,
     body: str = "",
+    results: list[Any] | None = None,
 ) -> Recording:
     """Record ``function(*tracers)``.
 
@@ -65,6 +66,8 @@ def record_function(
         Called at each guard, may raise to give up.
     body
         What this is the body of, for messages.
+    results
+        A list that takes the values of the tape's outputs.
     """
     rec = Recorder(name, body)
     tracers = [make_input(rec, value, i) for i, value in enumerate(values)]
@@ -74,13 +77,13 @@ def record_function(
             result = function(*tracers)
             leaves, structure = pytrees.flatten(result)
             outputs: list[Leaf] = []
-            entries = [_output(rec, leaf, outputs) for leaf in leaves]
+            entries = [_output(rec, leaf, outputs, results) for leaf in leaves]
         return Recording(rec.tape(outputs), structure, entries, rec.captured)
     finally:
         rec.closed = True
 
 
-def _output(rec: Recorder, leaf: Any, outputs: list[Leaf]) -> Any:
+def _output(rec: Recorder, leaf: Any, outputs: list[Leaf], results: list | None) -> Any:
     """Enter a leaf of the result among the outputs; non-numeric ones stay as they are."""
     if isinstance(leaf, str) or leaf is None:
         return Constant(leaf)
@@ -100,6 +103,8 @@ def _output(rec: Recorder, leaf: Any, outputs: list[Leaf]) -> Any:
     else:
         dtype, view = value.dtype, view_of(rec, value)
     outputs.append(Leaf(view, np.dtype(dtype).str))
+    if results is not None:
+        results.append(value_of(value))
     return len(outputs) - 1
 
 

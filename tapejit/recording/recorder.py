@@ -75,7 +75,7 @@ def active() -> Recorder | None:
 
 def enclosing() -> list[Recorder]:
     """The recordings of this thread, outermost first."""
-    return list(getattr(_active, "stack", ()))
+    return [rec for rec in getattr(_active, "stack", ()) if rec is not None]
 
 
 def sampling() -> bool:
@@ -109,6 +109,17 @@ def activate(rec: Recorder) -> Iterator[None]:
     finally:
         stack.pop()
         _count(-1)
+
+
+@contextlib.contextmanager
+def paused() -> Iterator[None]:
+    """Run plain Python on plain values while a recording is under way: nothing is recorded."""
+    stack = _active.__dict__.setdefault("stack", [])
+    stack.append(None)
+    try:
+        yield
+    finally:
+        stack.pop()
 
 
 def _count(change: int) -> None:
@@ -189,14 +200,24 @@ class Recorder:
 
     def scalar(self) -> int:
         """A new element of the scalar region."""
-        number = self.n_scalars
-        if number >= ARRAY:
+        return self.scalars(1)
+
+    def scalars(self, n: int) -> int:
+        """The first of ``n`` new elements of the scalar region."""
+        first = self.n_scalars
+        if first + n > ARRAY:
             raise TraceError(
                 f"{where_am_i()}: the recording has more than 2**30 scalars; put the loop's body "
                 "into array operations or a staged loop"
             )
-        self.n_scalars = number + 1
-        return number
+        self.n_scalars = first + n
+        return first
+
+    def count_guard(self) -> None:
+        """Note that a guard was recorded."""
+        self.n_guards += 1
+        if self.on_guard is not None:
+            self.on_guard()
 
     def constant(self, value: float) -> int:
         """The scalar that holds a constant."""

@@ -168,9 +168,7 @@ class ScalarTracer(Tracer):
         result = int(self.value)
         rec = self.rec
         rec.emit(GUARD_EQUAL, 0, current_element(whole), rec.constant(float(result)))
-        rec.n_guards += 1
-        if rec.on_guard is not None:
-            rec.on_guard()
+        rec.count_guard()
         return result
 
     def __trunc__(self) -> int:
@@ -519,9 +517,7 @@ def guard(tracer: ScalarTracer, outcome: bool) -> None:
     rec = tracer.rec
     rec.check_use()
     rec.emit(GUARD_TRUE if outcome else GUARD_FALSE, 0, current_element(tracer))
-    rec.n_guards += 1
-    if rec.on_guard is not None:
-        rec.on_guard()
+    rec.count_guard()
 
 
 # --- elementwise operations -----------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""What users add to the table of operations: rules, compiled kernels, calls of Python."""
