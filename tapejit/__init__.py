@@ -40,5 +40,12 @@ from .errors import TracerLeakError as TracerLeakError
 from .errors import UnsupportedError as UnsupportedError
 from .explain import explain as explain
 from .tape import Tape as Tape
+from .tensors.backward import autograd_grad as autograd_grad
+from .tensors.grad_mode import enable_grad as enable_grad
+from .tensors.grad_mode import is_grad_enabled as is_grad_enabled
+from .tensors.grad_mode import no_grad as no_grad
+from .tensors.grad_mode import set_grad_enabled as set_grad_enabled
+from .tensors.tensor import Tensor as Tensor
+from .tensors.tensor import tensor as tensor
 
 __version__ = "0.1.0"

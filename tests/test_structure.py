@@ -66,6 +66,12 @@ def test_custom_rules_know_nothing_of_the_interface():
         assert _imports(path) <= allowed, path
 
 
+def test_tensors_stand_on_recordings_and_programs():
+    above = {"api", "shortcut", "replay", "numpy", "demo", "draw"}
+    for path in (PACKAGE / "tensors").glob("*.py"):
+        assert not _imports(path) & above, path
+
+
 def test_mathematics_stands_in_ops_alone():
     """No derivative is named outside of ops: the rules' vocabulary is imported there only."""
     for path in PACKAGE.rglob("*.py"):

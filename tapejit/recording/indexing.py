@@ -68,7 +68,7 @@ def getitem(array: ArrayTracer, index: Any) -> Any:
 def _basic(array: ArrayTracer, index: tuple) -> Any:
     value = array.value[index]
     if type(value) is np.ndarray and value.ndim:
-        return ArrayTracer(array.rec, value, array.cell)
+        return array.rec.array_type(array.rec, value, array.cell)
     if Ellipsis in index:
         index = _expanded(index, array.ndim)
     return element_of(array, np.asarray(value)[()], index)
@@ -137,7 +137,7 @@ def _expanded(index: tuple, ndim: int) -> tuple:
 def _whole(array: ArrayTracer) -> ArrayTracer:
     """The whole buffer behind an array, as one row."""
     cell = array.cell
-    return ArrayTracer(array.rec, cell.storage.reshape(-1), cell)
+    return array.rec.array_type(array.rec, cell.storage.reshape(-1), cell)
 
 
 def _positions(rec: Recorder, array: ArrayTracer, index: tuple) -> Any:
@@ -273,7 +273,7 @@ def setitem(array: ArrayTracer, index: Any, value: Any) -> None:
     """``array[index] = value``, in place."""
     rec = array.rec
     rec.check_use()
-    if type(value) is ScalarTracer and value.rec is rec:
+    if type(value) is rec.scalar_type and value.rec is rec:
         places = index if type(index) is tuple else (index,)
         if len(places) == array.value.ndim and all(type(place) is int for place in places):
             _set_element(array, places, value)
@@ -289,7 +289,7 @@ def setitem(array: ArrayTracer, index: Any, value: Any) -> None:
         return
     target = array.value[index]
     if type(target) is np.ndarray and target.ndim:
-        _set_region(ArrayTracer(array.rec, target, array.cell), value)
+        _set_region(rec.array_type(rec, target, array.cell), value)
         return
     if np.ndim(value_of(value)):
         if np.size(value_of(value)) != 1:
@@ -422,7 +422,7 @@ def _move(cell: Cell, rec: Recorder, buffer: int) -> None:
 def replace(array: ArrayTracer, fresh: Any) -> None:
     """``array[...] = fresh`` for a result that nothing else refers to: its buffer is taken over."""
     if (
-        type(fresh) is not ArrayTracer
+        type(fresh) is not type(array)
         or fresh.rec is not array.rec
         or fresh.dtype != array.dtype
         or fresh.shape != array.shape

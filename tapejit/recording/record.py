@@ -80,7 +80,7 @@ def record_function(
             entries = [_output(rec, leaf, outputs, results) for leaf in leaves]
         return Recording(rec.tape(outputs), structure, entries, rec.captured)
     finally:
-        rec.closed = True
+        rec.close()
 
 
 def _output(rec: Recorder, leaf: Any, outputs: list[Leaf], results: list | None) -> Any:

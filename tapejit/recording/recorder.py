@@ -138,6 +138,15 @@ def _count(change: int) -> None:
             gc.enable()
 
 
+class Home:
+    """The thread in which a recording goes on; 0 while it pauses."""
+
+    __slots__ = ("ident",)
+
+    def __init__(self, ident: int) -> None:
+        self.ident = ident
+
+
 class Recorder:
     """Collects one tape.
 
@@ -146,12 +155,18 @@ class Recorder:
     element it names is found again in the write's save slot (see :meth:`resolve`).
     """
 
+    #: The classes of its traced values.
+    scalar_type: type
+    array_type: type
+
     def __init__(self, name: str = "<function>", body: str = "") -> None:
         self.name = name
         #: What this is the body of, for messages: it is recorded once for all steps.
         self.body = body
         self.level = next(_levels)
         self.thread = threading.get_ident()
+        self.home = Home(self.thread)
+        self.limit = ARRAY  # of scalars
         self.closed = False
         self.code: list[int] = []
         self.codes: list[Any] = []
@@ -276,6 +291,12 @@ class Recorder:
         """A traced value of an enclosing recording, as an input of this one."""
         known = self._captures.get(id(tracer))
         if known is None:
+            if tracer.rec.level < 0:
+                raise TraceError(
+                    f"{where_am_i()}: a tensor is used inside of the recorded function "
+                    f"`{self.name}`; pass its values as an argument (x.detach().numpy()), or call "
+                    "the function on tensors without jit or grad"
+                )
             if tracer.rec.level > self.level:
                 raise TracerLeakError(
                     f"{where_am_i()}: a traced value of the inner function `{tracer.rec.name}` is "
@@ -387,6 +408,11 @@ class Recorder:
         return tuple(index) if offset == 0 else None
 
     # --- the end --------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Take no more entries."""
+        self.closed = True
+        self.limit = 0
 
     def check_use(self) -> None:
         """Raise unless a tracer of this recording may be used here and now."""

@@ -102,7 +102,8 @@ def traced_constant(rec: Recorder, array: Any) -> Tracer:
         return scalar_tracer(rec, array[()], rec.constant(array[()]))
     if array.size == 0:
         return new_array(rec, array)
-    return ArrayTracer(rec, array, Cell(rec.array_constant(array).buffer, array, is_argument=True))
+    cell = Cell(rec.array_constant(array).buffer, array, True, rec)
+    return rec.array_type(rec, array, cell)
 
 
 def as_tracer(rec: Recorder, x: Any) -> Tracer:

@@ -191,16 +191,23 @@ class ScalarTracer(Tracer):
 class Cell:
     """Mutable storage shared by an array and its views.
 
-    ``buffer`` is its place on the tape; an argument's cell moves to a private buffer at the first
-    write.  ``storage`` is a C-contiguous array with the current values.
+    ``buffer`` is its place on the tape of ``rec``; an argument's cell moves to a private buffer at
+    the first write.  ``storage`` is a C-contiguous array with the current values; ``memory`` counts
+    the changes of storage that several tensors share, ``synced`` is its count when the tape's
+    values were last those of the storage (see :mod:`tapejit.tensors.memory`).
     """
 
-    __slots__ = ("buffer", "is_argument", "storage")
+    __slots__ = ("buffer", "is_argument", "memory", "rec", "storage", "synced")
 
-    def __init__(self, buffer: int, storage: np.ndarray, is_argument: bool = False) -> None:
+    def __init__(
+        self, buffer: int, storage: np.ndarray, is_argument: bool = False,
+        rec: Recorder | None = None,
+    ) -> None:  # fmt: skip
         self.buffer = buffer
         self.storage = storage
         self.is_argument = is_argument
+        self.rec = rec
+        self.memory: Any = None
 
     @property
     def address(self) -> int:
@@ -310,7 +317,7 @@ class ArrayTracer(Tracer):
             value = self.value[index]
             if type(value) is not np.ndarray:
                 return element_of(self, value, (index,))
-            return ArrayTracer(self.rec, value, self.cell)
+            return self.rec.array_type(self.rec, value, self.cell)
         from .indexing import getitem
 
         return getitem(self, index)
@@ -328,7 +335,7 @@ def scalar_tracer(rec: Recorder, value: Any, element: int) -> ScalarTracer:
     """A scalar at ``element``."""
     if rec.values is not None:
         rec.values[element] = value
-    tracer = ScalarTracer()
+    tracer = rec.scalar_type()
     tracer.rec = rec
     tracer.value = value
     tracer.element = element
@@ -352,10 +359,10 @@ def element_of(array: ArrayTracer, value: Any, index: tuple[int, ...]) -> Scalar
 def new_array(rec: Recorder, value: np.ndarray) -> ArrayTracer:
     """A tracer for a new buffer that holds ``value``."""
     value = np.ascontiguousarray(value)
-    cell = Cell(rec.buffer(value.size), value)
+    cell = Cell(rec.buffer(value.size), value, False, rec)
     if rec.values is not None:
         rec.cells[cell.buffer] = cell
-    return ArrayTracer(rec, value, cell)
+    return rec.array_type(rec, value, cell)
 
 
 def new_result(rec: Recorder, value: Any) -> Tracer:
@@ -414,9 +421,9 @@ def as_view(array: ArrayTracer, function: Callable[[np.ndarray], np.ndarray]) ->
     if type(result) is not np.ndarray:
         return function(array.value)
     if result.size == 0 or _within(result, array.cell):
-        return ArrayTracer(array.rec, result, array.cell)
+        return array.rec.array_type(array.rec, result, array.cell)
     duplicate = copied(array)
-    return ArrayTracer(array.rec, function(duplicate.value), duplicate.cell)
+    return array.rec.array_type(array.rec, function(duplicate.value), duplicate.cell)
 
 
 def _within(value: np.ndarray, cell: Cell) -> bool:
@@ -596,12 +603,19 @@ def keep_saved(rec: Recorder, target: View, save: View) -> None:
 # --- operators ------------------------------------------------------------------------------------
 
 
-def _binary(op: Elementwise, function: Callable, swap: bool) -> Callable:
-    """An operator method: a short path for scalars, :func:`apply` for everything else."""
+def scalar_operator(
+    op: Elementwise, function: Callable, swap: bool, cls: type, general: Callable
+) -> Callable:
+    """An operator method of ``cls``: a short path for scalars, ``general`` for everything else.
+
+    The short path is for two values of one recording that goes on here and now: its ``home`` is
+    this thread, and its ``limit`` is not reached.
+    """
     code = op.code
+    new = cls.__new__
 
     def method(self: ScalarTracer, other: Any) -> Any:
-        if type(other) is ScalarTracer:
+        if type(other) is cls:
             rec = self.rec
             if other.rec is rec:
                 y = other.value
@@ -609,21 +623,27 @@ def _binary(op: Elementwise, function: Callable, swap: bool) -> Callable:
                 if b >= ARRAY:
                     b = current_element(other)
             else:
-                return apply(op, other, self) if swap else apply(op, self, other)
+                return general(op, other, self) if swap else general(op, self, other)
         elif type(other) is float or type(other) is int or type(other) is _float64:
             rec = self.rec
             y = other
-            b = rec.constant(other)
-        elif isinstance(other, (ArrayTracer, np.ndarray, np.generic, int, float)):
-            return apply(op, other, self) if swap else apply(op, self, other)
+            b = -1
+        elif isinstance(other, (Tracer, np.ndarray, np.generic, int, float)):
+            return general(op, other, self) if swap else general(op, self, other)
         else:
             return NotImplemented
         value = function(y, self.value) if swap else function(self.value, y)
-        if type(value) is not _float64 or rec.closed or rec.thread != _get_ident():
-            return apply(op, other, self) if swap else apply(op, self, other)
+        if (
+            type(value) is not _float64
+            or rec.n_scalars >= rec.limit
+            or rec.home.ident != _get_ident()
+        ):
+            return general(op, other, self) if swap else general(op, self, other)
         a = self.element
         if a >= ARRAY:
             a = current_element(self)
+        if b < 0:
+            b = rec.constant(y)
         out = rec.n_scalars
         rec.n_scalars = out + 1
         rec.code.extend((code, out, b, a, 0) if swap else (code, out, a, b, 0))
@@ -634,7 +654,7 @@ def _binary(op: Elementwise, function: Callable, swap: bool) -> Callable:
             rec.values[out] = value
             rec.values[a] = self.value
             rec.values[b] = y
-        result = _new_scalar(ScalarTracer)
+        result = new(cls)
         result.rec = rec
         result.value = value
         result.element = out
@@ -642,9 +662,6 @@ def _binary(op: Elementwise, function: Callable, swap: bool) -> Callable:
         return result
 
     return method
-
-
-_new_scalar = ScalarTracer.__new__
 
 
 def _general(op: Elementwise, swap: bool = False) -> Callable:
@@ -742,17 +759,21 @@ def _rmatmul(self: Tracer, other: Any) -> Any:
     return matmul(other, self) if _is_operand(other) else NotImplemented
 
 
+#: Operators with a short path for scalars, and their operations.
+ARITHMETIC = {"add": "add", "sub": "sub", "mul": "mul", "truediv": "div"}
+
+
 def _install_operators() -> None:
-    arithmetic = {"add": "add", "sub": "sub", "mul": "mul", "truediv": "div"}
-    for name, op in arithmetic.items():
+    for name, op in ARITHMETIC.items():
         function = getattr(operator, name)
-        setattr(ScalarTracer, f"__{name}__", _binary(OPS[op], function, False))
-        setattr(ScalarTracer, f"__r{name}__", _binary(OPS[op], function, True))
+        for prefix, swap in (("", False), ("r", True)):
+            method = scalar_operator(OPS[op], function, swap, ScalarTracer, apply)
+            setattr(ScalarTracer, f"__{prefix}{name}__", method)
     others = {"floordiv": "floor_divide", "mod": "remainder"}
     for name, op in {"and": "logical_and", "or": "logical_or", "xor": "logical_xor"}.items():
         setattr(Tracer, f"__{name}__", _bitwise(op))
         setattr(Tracer, f"__r{name}__", _bitwise(op, swap=True))
-    for cls, names in ((ArrayTracer, {**arithmetic, **others}), (ScalarTracer, others)):
+    for cls, names in ((ArrayTracer, {**ARITHMETIC, **others}), (ScalarTracer, others)):
         for name, op in names.items():
             setattr(cls, f"__{name}__", _general(OPS[op]))
             setattr(cls, f"__r{name}__", _general(OPS[op], swap=True))
@@ -778,6 +799,7 @@ def _install_operators() -> None:
 
 
 _install_operators()
+Recorder.scalar_type, Recorder.array_type = ScalarTracer, ArrayTracer
 
 #: The operation behind each name of the rule vocabulary.
 RULE_OPS: dict[str, Elementwise] = {

@@ -1,0 +1,1 @@
+"""Define-by-run: tensors that record as they compute, and ``backward()``."""

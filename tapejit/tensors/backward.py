@@ -1,0 +1,265 @@
+"""Reverse accumulation over a tensor's graph: ``backward`` and ``autograd_grad``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import TraceError
+from ..recording.recorder import where_am_i
+from ..tape import View
+from .enter import Tensor, check_synced, new_scalar, new_view
+from .grad_mode import state
+from .pieces import NOWHERE, Piece
+from .plans import Plan, pieces_of, plan_for
+from .values import check_sources
+
+__all__ = ["autograd_grad", "backward"]
+
+
+def backward(tensor: Any, gradient: Any, retain_graph: bool) -> None:
+    """See :meth:`tapejit.Tensor.backward`."""
+    seed = _seed(tensor, gradient, "backward")
+    if tensor.is_root:
+        accumulate(tensor, np.ones(tensor.shape)[()] if seed is None else seed)
+        return
+    _check_graph(tensor)
+    for leaf, g in cotangents([tensor], [seed], [], retain_graph)[0]:
+        accumulate(leaf, g)
+
+
+def _seed(tensor: Any, gradient: Any, name: str) -> Any:
+    """The cotangent of an output, checked; None for one."""
+    if gradient is None:
+        if tensor.size != 1:
+            raise TraceError(
+                f"{where_am_i()}: {name} of a tensor of shape {tensor.shape} needs its cotangent: "
+                "pass gradient=, an array of this shape (np.ones_like(y) for the gradient of "
+                "y.sum()), or reduce it to a number first"
+            )
+        return None
+    value = np.asarray(gradient.value if isinstance(gradient, Tensor) else gradient)
+    if value.shape != tensor.shape:
+        raise ValueError(
+            f"{where_am_i()}: {name}: the gradient has shape {value.shape}, the tensor has shape "
+            f"{tensor.shape}"
+        )
+    if value.dtype.kind not in "fiub":
+        raise TraceError(f"{where_am_i()}: {name}: the gradient has dtype {value.dtype}")
+    return value.astype(np.float64)[()] if value.ndim == 0 else value.astype(np.float64)
+
+
+def _check_graph(tensor: Any) -> None:
+    if not tensor.requires_grad:
+        raise TraceError(
+            f"{where_am_i()}: backward of a tensor without a graph: it was not computed of tensors "
+            "with requires_grad=True, or inside of no_grad, or it was detached"
+        )
+
+
+def _located(tensor: Any) -> tuple[Piece, View]:
+    """Piece and place of an output."""
+    if tensor.rec is NOWHERE:  # a view of a leaf
+        from .pieces import root_piece
+
+        tensor = root_piece(state).local(tensor)
+    elif tensor.ndim:
+        check_synced(tensor)
+    tensor.rec.check_use()
+    if tensor.rec.spent:
+        raise TraceError(_freed())
+    return tensor.rec, tensor.view
+
+
+def _freed() -> str:
+    return (
+        f"{where_am_i()}: this graph was freed by an earlier backward; pass retain_graph=True to "
+        "that one, or compute the tensor again"
+    )
+
+
+def cotangents(
+    outputs: Sequence[Any], seeds: Sequence[Any], taps: Sequence[Any], retain_graph: bool
+) -> tuple[list[tuple[Any, Any]], list[Any]]:
+    """Cotangents of the leaves, as (leaf, cotangent) pairs, and of the results ``taps``."""
+    from .hooks import stages
+
+    located = [_located(tensor) for tensor in outputs]
+    pieces = pieces_of([piece for piece, _ in located])
+    index = {piece.number: i for i, piece in enumerate(pieces)}
+    for piece in pieces:
+        if piece.spent:
+            raise TraceError(_freed())
+    if taps or any(piece.hooks for piece in pieces):
+        return stages(outputs, seeds, taps, retain_graph)
+    places = [(index[piece.number], view) for piece, view in located]
+    single = len(outputs) == 1 and seeds[0] is None
+    plan = plan_for(pieces, places, (), scalar_seed=single and located[0][1].shape == ())
+    return sweep(plan, pieces, (), outputs, seeds, retain_graph)[0], []
+
+
+def sweep(
+    plan: Plan, pieces: Sequence[Piece], cuts: Sequence[Any], outputs: Sequence[Any],
+    seeds: Sequence[Any], retain_graph: bool,
+) -> tuple[list[tuple[Any, Any]], dict[int, Any]]:  # fmt: skip
+    """One reverse sweep: cotangents of leaves, and of the cut values by number."""
+    check_freed(plan, pieces)
+    check_sources(plan, pieces)
+    given = [
+        np.ones(output.shape) if seed is None else seed
+        for output, seed in zip(outputs, seeds, strict=True)
+    ]
+    found = plan.gradients(pieces, cuts, given)
+    leaves: list[tuple[Any, Any]] = []
+    at_cuts: dict[int, Any] = {}
+    for position, g in zip(plan.wrt, found, strict=True):
+        i, k = plan.extract.inputs[position]
+        if i >= 0:
+            leaves.append((pieces[i].sources[k].leaf, g))
+        else:
+            at_cuts[k] = g
+    finish(plan, pieces, retain_graph)
+    return leaves, at_cuts
+
+
+def check_freed(plan: Plan, pieces: Sequence[Piece]) -> None:
+    """Raise where a part of the graph was freed before."""
+    for piece, rows in zip(pieces, plan.rows, strict=True):
+        for freed in piece.freed:
+            n = min(len(freed), len(rows))
+            if (freed[:n] & rows[:n]).any():
+                raise TraceError(_freed())
+
+
+def finish(plan: Plan, pieces: Sequence[Piece], retain_graph: bool) -> None:
+    """After a sweep: later operations go to new pieces; free the graph."""
+    for piece in pieces:
+        piece.limit = 0
+    if retain_graph:
+        return
+    for piece, rows, all_of_it in zip(pieces, plan.rows, plan.covers, strict=True):
+        if all_of_it and len(rows):
+            piece.release()
+        else:
+            piece.freed.append(rows)
+
+
+def accumulate(leaf: Any, g: Any) -> None:
+    """Add to a leaf's gradient, after its hooks."""
+    if leaf.hooks:
+        from .hooks import apply_hooks
+
+        g = apply_hooks(leaf, g)
+    known = leaf._grad
+    if known is None:
+        leaf._grad = _fresh(g)
+    elif leaf.ndim:
+        known.value += g
+    else:
+        known.value = known.value + g
+
+
+def _fresh(g: Any) -> Any:
+    if isinstance(g, np.ndarray) and g.ndim:
+        from ..recording.tracer import Cell
+
+        return new_view(g, Cell(-1, g, False, NOWHERE))
+    return new_scalar(np.float64(g))
+
+
+def autograd_grad(
+    outputs: Any, inputs: Any, grad_outputs: Any = None, create_graph: bool = False,
+    retain_graph: bool | None = None, allow_unused: bool = False,
+) -> tuple[Any, ...]:  # fmt: skip
+    """Gradients of tensors with respect to tensors, returned instead of accumulated.
+
+    Parameters
+    ----------
+    outputs
+        A tensor, or a sequence of tensors whose gradients are added.
+    inputs
+        A tensor or a sequence of tensors that the outputs were computed of: leaves or results.
+    grad_outputs
+        The cotangent of each output; needed for those of several elements.
+    create_graph
+        Record the gradients themselves, so that they can be differentiated again.
+    retain_graph
+        Keep the graph; by default the value of ``create_graph``.
+    allow_unused
+        Return ``None`` for inputs that the outputs do not depend on, instead of an error.
+
+    Returns
+    -------
+    tuple
+        A tensor for each input.
+
+    Raises
+    ------
+    TraceError
+        As for ``backward``; where an input does not require a gradient, or is not used.
+
+    Examples
+    --------
+    >>> import tapejit as tj
+    >>> x = tj.tensor(3.0, requires_grad=True)
+    >>> (g,) = tj.autograd_grad(x**3, x, create_graph=True)
+    >>> tj.autograd_grad(g, x)
+    (tensor(18.),)
+    """
+    outputs, inputs = _sequence(outputs), _sequence(inputs)
+    given = [None] * len(outputs) if grad_outputs is None else _sequence(grad_outputs)
+    if len(given) != len(outputs):
+        raise ValueError(
+            f"{where_am_i()}: {len(given)} grad_outputs for {len(outputs)} outputs; give one each"
+        )
+    for tensor in (*outputs, *inputs):
+        if not isinstance(tensor, Tensor):
+            raise TraceError(f"{where_am_i()}: autograd_grad takes tensors, got {type(tensor)}")
+    for tensor in outputs:
+        _check_graph(tensor)
+    for tensor in inputs:
+        if not tensor.requires_grad:
+            raise TraceError(
+                f"{where_am_i()}: an input of autograd_grad does not require a gradient; make it "
+                "with requires_grad=True before the outputs are computed"
+            )
+    retain = create_graph if retain_graph is None else retain_graph
+    if create_graph:
+        from .derived import derived
+
+        results = derived(outputs, given, inputs, retain)
+    else:
+        seeds = [_seed(y, g, "autograd_grad") for y, g in zip(outputs, given, strict=True)]
+        results = _plain_grad(outputs, seeds, inputs, retain)
+    if not allow_unused and any(g is None for g in results):
+        raise TraceError(
+            f"{where_am_i()}: an input of autograd_grad was not used to compute the outputs (a "
+            "copy or a view of it may have been); pass allow_unused=True for None instead"
+        )
+    return tuple(results)
+
+
+def _sequence(value: Any) -> list:
+    return list(value) if isinstance(value, (tuple, list)) else [value]
+
+
+def _plain_grad(outputs: list[Any], seeds: list[Any], inputs: list[Any], retain: bool) -> list[Any]:
+    taps = [tensor for tensor in inputs if not tensor.is_root]
+    totals: dict[int, Any] = {}
+    roots = [(y, s) for y, s in zip(outputs, seeds, strict=True) if y.is_root]
+    rest = [(y, s) for y, s in zip(outputs, seeds, strict=True) if not y.is_root]
+    pairs: list[tuple[Any, Any]] = [(y, np.ones(y.shape)[()] if s is None else s) for y, s in roots]
+    at_taps: list[Any] = []
+    if rest:
+        ys, ss = zip(*rest, strict=True)
+        leaves, at_taps = cotangents(ys, ss, taps, retain)
+        pairs += leaves
+    for leaf, g in pairs:
+        known = totals.get(id(leaf))
+        totals[id(leaf)] = g if known is None else known + g
+    for tensor, g in zip(taps, at_taps, strict=False):
+        totals[id(tensor)] = g
+    results = [totals.get(id(tensor)) for tensor in inputs]
+    return [None if g is None else _fresh(g) for g in results]

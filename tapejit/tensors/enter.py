@@ -1,0 +1,268 @@
+"""The way from tensors into the recording, and back.
+
+NumPy's functions on traced values (:mod:`tapejit.recording`) work on tensors as they are: a tensor
+is a traced value of its piece.  What this module adds is the decision whether anything is recorded,
+the piece that takes it, and the places of the operands in that piece.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from ..errors import TraceError
+from ..recording.recorder import where_am_i
+from ..recording.tracer import ArrayTracer, Cell, ScalarTracer, Tracer
+from .grad_mode import state
+from .memory import changed
+from .pieces import NOWHERE, Piece, piece_for
+
+__all__ = ["Tensor", "check_in_place", "enter", "plain", "unwrapped", "wrap"]
+
+
+class Tensor(Tracer):
+    """Base class of tensors; see :func:`tapejit.tensor`."""
+
+    __slots__ = ()
+
+
+def tensors_in(values: Iterable[Any], found: list) -> list:
+    """The tensors among values, and in lists, tuples and object arrays among them."""
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, Tracer):
+            raise TraceError(
+                f"{where_am_i()}: a traced value of `{value.rec.name}` meets a tensor; inside of a "
+                "recorded function use arrays: pass the tensor's values as an argument "
+                "(x.detach().numpy())"
+            )
+        elif type(value) in (list, tuple):
+            tensors_in(value, found)
+        elif type(value) is slice:
+            tensors_in((value.start, value.stop, value.step), found)
+        elif type(value) is np.ndarray and value.dtype == object:
+            tensors_in(value.flat, found)
+    return found
+
+
+def _mapped(value: Any, function: Callable[[Tensor], Any]) -> Any:
+    """``value`` with the tensors in it replaced."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if type(value) in (list, tuple):
+        return type(value)([_mapped(part, function) for part in value])
+    if type(value) is slice:
+        return slice(*[_mapped(p, function) for p in (value.start, value.stop, value.step)])
+    if type(value) is np.ndarray and value.dtype == object:
+        result = np.empty(value.shape, object)
+        for index in np.ndindex(value.shape):
+            result[index] = _mapped(value[index], function)
+        return result
+    return value
+
+
+def unwrapped(value: Any) -> Any:
+    """Values instead of tensors; object arrays of tensors as arrays of numbers."""
+    if isinstance(value, Tensor):
+        return value.value
+    result = _mapped(value, _value)
+    if type(value) is np.ndarray and value.dtype == object:
+        return np.array(result.tolist())
+    return result
+
+
+def _value(tensor: Tensor) -> Any:
+    return tensor.value
+
+
+def requires_grad(tensors: Iterable[Tensor]) -> bool:
+    """Whether any of them requires a gradient."""
+    return any(tensor.requires_grad for tensor in tensors)
+
+
+def enter(
+    ours: Callable[..., Any], theirs: Callable[..., Any], args: tuple, kwargs: dict[str, Any]
+) -> Any:
+    """A function of tensors.
+
+    Parameters
+    ----------
+    ours
+        What records it, given values of one piece.
+    theirs
+        What computes it of plain values, where nothing is recorded.
+    """
+    found = tensors_in(args, [])
+    if kwargs:
+        tensors_in(kwargs.values(), found)
+    if state.inside is not None:
+        return _inside(state.inside, ours, args, kwargs)
+    if not state.enabled or not requires_grad(found):
+        return plain(theirs, args, kwargs, found)
+    piece = piece_for(state, found)
+    mirrors: list[tuple[Tensor, Tensor, int]] = []
+
+    def local(tensor: Tensor) -> Any:
+        return _local(piece, tensor, mirrors)
+
+    args = tuple([_mapped(arg, local) for arg in args])
+    kwargs = {name: _mapped(value, local) for name, value in kwargs.items()}
+    state.inside = piece
+    try:
+        result = ours(*args, **kwargs)
+    finally:
+        state.inside = None
+    for tensor, mirror, buffer in mirrors:
+        if mirror.cell.buffer != buffer:
+            adopt(tensor, mirror.cell, piece)
+    return finished(result)
+
+
+def _inside(piece: Piece, ours: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
+    """A step of a function that is being recorded: it stays in its piece."""
+
+    def local(tensor: Tensor) -> Any:
+        return tensor if tensor.rec is piece else piece.local(tensor)
+
+    args = tuple([_mapped(arg, local) for arg in args])
+    return ours(*args, **{name: _mapped(value, local) for name, value in kwargs.items()})
+
+
+def _local(piece: Piece, tensor: Tensor, mirrors: list) -> Any:
+    """A tensor in the piece; integers and truth values enter as NumPy's."""
+    if tensor.value.dtype.kind != "f":
+        return tensor.value
+    if isinstance(tensor, ArrayTracer):
+        check_synced(tensor)
+        if tensor.rec is not piece:
+            mirror = piece.local(tensor)
+            mirrors.append((tensor, mirror, mirror.cell.buffer))
+            return mirror
+    return piece.local(tensor)
+
+
+def check_synced(tensor: Any) -> None:
+    """Raise where a graph's value was changed behind its back."""
+    cell = tensor.cell
+    memory = cell.memory
+    if memory is not None and cell.rec is not NOWHERE and memory.version != cell.synced:
+        raise TraceError(
+            f"{where_am_i()}: this tensor's values were changed in place by {memory.operation} "
+            f"({memory.place}) through a tensor that shares its memory but not its graph; write "
+            "into x.detach().clone(), or into x itself"
+        )
+
+
+def adopt(tensor: Tensor, cell: Cell, piece: Piece) -> None:
+    """A tensor was written in place: it, and the views of it, now stand in ``piece``."""
+    own = tensor.cell
+    own.rec, own.buffer, own.is_argument = piece, cell.buffer, cell.is_argument
+
+
+def finished(result: Any) -> Any:
+    """What a recorded function returns to the user."""
+    if isinstance(result, Tensor):
+        if result.value.dtype.kind == "f":
+            return result
+        return wrap(result.value, ())
+    if type(result) in (tuple, list):
+        return type(result)([finished(part) for part in result])
+    if isinstance(result, (np.ndarray, np.generic)):
+        return wrap(result, ())
+    return result
+
+
+def plain(
+    theirs: Callable[..., Any], args: tuple, kwargs: dict[str, Any], found: list[Tensor]
+) -> Any:
+    """A function of plain values: nothing is recorded."""
+    out = kwargs.get("out")
+    targets = tensors_in(out if type(out) is tuple else (out,), [])
+    for target in targets:
+        check_in_place(target, "out=")
+    args = tuple([unwrapped(arg) for arg in args])
+    kwargs = {name: unwrapped(value) for name, value in kwargs.items()}
+    result = theirs(*args, **kwargs)
+    for target in targets:
+        changed(target.cell, "out=", where_am_i())
+    if targets:
+        return out if type(out) is not tuple or len(out) > 1 else out[0]
+    return _wrapped(result, found)
+
+
+def _wrapped(result: Any, found: list[Tensor]) -> Any:
+    if isinstance(result, (np.ndarray, np.generic)):
+        return wrap(result, found)
+    if isinstance(result, tuple) and type(result) is not tuple:  # namedtuples of np.linalg
+        return type(result)(*[_wrapped(part, found) for part in result])
+    if type(result) in (tuple, list):
+        return type(result)([_wrapped(part, found) for part in result])
+    return result
+
+
+def wrap(value: Any, sharing: Iterable[Tensor]) -> Any:
+    """A tensor without a graph; a view of one of the tensors ``sharing`` stays a view."""
+    if value.ndim == 0:
+        return new_scalar(value[()] if type(value) is np.ndarray else value)
+    base = value.base
+    if base is not None:
+        for tensor in sharing:
+            if isinstance(tensor, ArrayTracer) and base is tensor.cell.storage:
+                return new_view(value, detached_cell(tensor))
+        value = np.array(value, order="C")
+    elif not value.flags.c_contiguous:
+        value = np.ascontiguousarray(value)
+    return new_view(value, Cell(-1, value, False, NOWHERE))
+
+
+def detached_cell(tensor: Any) -> Cell:
+    """A cell without a graph that shares a tensor's storage, and its counter."""
+    from .memory import memory_of
+
+    own = tensor.cell
+    cell = Cell(-1, own.storage, False, NOWHERE)
+    fresh = own.memory is None
+    cell.memory = memory_of(own)
+    cell.synced = cell.memory.version
+    if fresh and own.rec is not NOWHERE:
+        own.rec.shared.append((own.buffer, own.memory, own.memory.version))
+    return cell
+
+
+def new_scalar(value: Any) -> Any:
+    """A 0-d tensor without a graph."""
+    tensor = Piece.scalar_type()
+    tensor.rec = NOWHERE
+    tensor.value = value
+    tensor.element = tensor.version = 0
+    return tensor
+
+
+def new_view(value: np.ndarray, cell: Cell) -> Any:
+    """A tensor that shows ``value``, in the storage of ``cell``."""
+    return Piece.array_type(cell.rec, value, cell)
+
+
+def check_in_place(tensor: Any, operation: str) -> None:
+    """Raise where a tensor may not be changed in place without recording it."""
+    if isinstance(tensor, ScalarTracer):
+        if tensor.rec is not NOWHERE:
+            raise TraceError(
+                f"{where_am_i()}: {operation} on a 0-d result, which is immutable as NumPy's "
+                "numbers are; assign it: x = x + 1"
+            )
+    elif tensor.rec is not NOWHERE and not state.enabled:
+        raise TraceError(
+            f"{where_am_i()}: {operation} inside of no_grad on a tensor with a graph: the graph "
+            "would no longer describe its values; change x.detach().clone(), or record the change"
+        )
+    is_view = tensor.ndim > 0 and not tensor.value.flags.writeable
+    if is_view or (state.enabled and tensor.is_root):
+        what = "a (read-only) view of a leaf" if is_view else "a leaf"
+        raise TraceError(
+            f"{where_am_i()}: {operation} in place on {what} that requires a gradient; do it "
+            "inside of `with tj.no_grad():` (a parameter's update), or on a copy: x.clone()"
+        )

@@ -1,0 +1,111 @@
+"""Whether operations on tensors are recorded, thread by thread."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import weakref
+from typing import Any
+
+from ..recording.recorder import Home
+
+__all__ = ["enable_grad", "is_grad_enabled", "no_grad", "set_grad_enabled", "state"]
+
+
+class State(threading.local):
+    """What a thread knows of its tensors.
+
+    Attributes
+    ----------
+    home
+        Shared by the pieces of this thread; its ``ident`` is 0 while nothing is recorded.
+    enabled
+        Whether operations on tensors that require a gradient are recorded.
+    root
+        Weak reference to the piece that takes operations on leaves.
+    continuing
+        Pieces by the pieces that they read from (weakly held).
+    inside
+        The piece into which a NumPy function is being recorded, if one is.
+    """
+
+    def __init__(self) -> None:
+        self.home = Home(threading.get_ident())
+        self.enabled = True
+        self.root: Any = _nothing
+        self.continuing: Any = weakref.WeakValueDictionary()
+        self.inside: Any = None
+
+    def enable(self, enabled: bool) -> None:
+        """Record from now on, or not."""
+        self.enabled = enabled
+        self.home.ident = threading.get_ident() if enabled else 0
+
+
+def _nothing() -> None:
+    """A dead weak reference."""
+
+
+state = State()
+
+
+class set_grad_enabled(contextlib.ContextDecorator):
+    """Context manager and decorator: operations on tensors are recorded, or not.
+
+    Parameters
+    ----------
+    mode
+        Whether to record.
+
+    Examples
+    --------
+    >>> import tapejit as tj
+    >>> x = tj.tensor([1.0], requires_grad=True)
+    >>> with tj.set_grad_enabled(False):
+    ...     (x * 2).requires_grad
+    False
+    """
+
+    def __init__(self, mode: bool) -> None:
+        self.mode = bool(mode)
+        self._before: list[bool] = []
+
+    def __enter__(self) -> None:
+        self._before.append(state.enabled)
+        state.enable(self.mode)
+
+    def __exit__(self, *error: object) -> None:
+        state.enable(self._before.pop())
+
+
+class no_grad(set_grad_enabled):
+    """Context manager and decorator: nothing is recorded, results do not require a gradient.
+
+    So parameters are updated, and values computed that no derivative is wanted of.  It holds for
+    the thread that enters it.
+
+    Examples
+    --------
+    >>> import tapejit as tj
+    >>> w = tj.tensor([1.0, 2.0], requires_grad=True)
+    >>> (w * w).sum().backward()
+    >>> with tj.no_grad():
+    ...     w -= 0.5 * w.grad
+    >>> w
+    tensor([0., 0.], requires_grad=True)
+    """
+
+    def __init__(self) -> None:
+        super().__init__(False)
+
+
+class enable_grad(set_grad_enabled):
+    """Context manager and decorator: record, also inside of :class:`no_grad`."""
+
+    def __init__(self) -> None:
+        super().__init__(True)
+
+
+def is_grad_enabled() -> bool:
+    """Whether operations on tensors are recorded in this thread."""
+    return state.enabled

@@ -1,0 +1,265 @@
+"""Hooks, and gradients of results: the reverse sweep in stages, cut where somebody looks.
+
+A compiled sweep cannot stop for a Python function.  Where the gradient of a result is asked for
+(``register_hook``, ``retain_grad``, an input of ``autograd_grad``), the graph is cut there: one
+sweep goes from the outputs to the cuts, then one from each cut on, last computed first.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import TraceError
+from ..interpreters.layout import CALL
+from ..recording.recorder import where_am_i
+from ..tape import ARRAY, SCALAR, View, row_major
+from .pieces import NOWHERE, Piece
+
+__all__ = ["Handle", "apply_hooks", "register", "retain", "stages"]
+
+
+class Handle:
+    """Takes a hook away again."""
+
+    def __init__(self, hooks: dict[int, Callable], key: int) -> None:
+        self._hooks = hooks
+        self._key = key
+
+    def remove(self) -> None:
+        """The hook is not called any more."""
+        self._hooks.pop(self._key, None)
+
+
+class Node:
+    """A result whose gradient somebody looks at: its value, hooks, and tensors that keep it."""
+
+    def __init__(self, tensor: Any) -> None:
+        self.value = tensor.value
+        self.hooks: dict[int, Callable] = {}
+        self.keepers: list[weakref.ref] = []
+
+
+def register(tensor: Any, hook: Callable[[Any], Any]) -> Handle:
+    """See :meth:`tapejit.Tensor.register_hook`."""
+    if not callable(hook):
+        raise TypeError(f"{where_am_i()}: a hook is a function of the gradient")
+    if not tensor.requires_grad:
+        raise TraceError(
+            f"{where_am_i()}: register_hook on a tensor that does not require a gradient"
+        )
+    if tensor.is_root:
+        if tensor.hooks is None:
+            tensor.hooks = {}
+        hooks = tensor.hooks
+    else:
+        hooks = _node(tensor, "register_hook").hooks
+    key = max(hooks, default=-1) + 1
+    hooks[key] = hook
+    return Handle(hooks, key)
+
+
+def retain(tensor: Any) -> None:
+    """See :meth:`tapejit.Tensor.retain_grad`."""
+    if not tensor.requires_grad:
+        raise TraceError(
+            f"{where_am_i()}: retain_grad on a tensor that does not require a gradient"
+        )
+    if not tensor.is_root:
+        node = _node(tensor, "retain_grad")
+        if all(keeper() is not tensor for keeper in node.keepers):
+            node.keepers.append(weakref.ref(tensor))
+
+
+def _node(tensor: Any, name: str) -> Node:
+    place = result_place(tensor, name)
+    nodes = tensor.rec.hooks
+    if place not in nodes:
+        nodes[place] = Node(tensor)
+    return nodes[place]
+
+
+def result_place(tensor: Any, name: str) -> int:
+    """The element (or -1 minus the buffer) that a result has for itself alone."""
+    piece = tensor.rec
+    if piece is not NOWHERE:
+        if tensor.ndim == 0:
+            element = tensor.element
+            if element < ARRAY and all(
+                leaf.view.buffer != SCALAR or leaf.view.offset != element for leaf in piece.inputs
+            ):
+                return element
+        else:
+            buffer = tensor.cell.buffer
+            whole = tensor.view == View(buffer, 0, tensor.shape, row_major(tensor.shape))
+            if whole and _is_result(piece, buffer):
+                return -1 - buffer
+    raise TraceError(
+        f"{where_am_i()}: {name} on a view of another tensor (or on one that was written in "
+        "place), which has no gradient of its own; make it a tensor of its own where it is "
+        "computed: x.clone()"
+    )
+
+
+def _is_result(piece: Piece, buffer: int) -> bool:
+    """Whether one operation alone wrote a buffer."""
+    if piece.buffers[buffer].argument >= 0:
+        return False
+    base = ARRAY + piece.buffers[buffer].base
+    last = base + piece.buffers[buffer].size
+    return not (
+        any(region.buffer == buffer for _, region, _ in piece._region_writes)
+        or any(base <= element < last for element in piece._element_writes)
+        or any(entry[1].buffer == buffer for entry in piece._dynamic_writes)
+    )
+
+
+def apply_hooks(tensor: Any, g: Any) -> Any:
+    """The gradient after a leaf's hooks."""
+    return _after(tensor.hooks, g, tensor.shape)
+
+
+def _after(hooks: dict[int, Callable], g: Any, shape: tuple[int, ...]) -> Any:
+    from .backward import _fresh
+
+    for hook in list(hooks.values()):
+        given = _fresh(np.array(g))
+        result = hook(given)
+        if result is not None:
+            g = np.asarray(getattr(result, "value", result), np.float64)
+            if g.shape != shape:
+                raise ValueError(
+                    f"{where_am_i()}: a hook returned a gradient of shape {g.shape} for a tensor "
+                    f"of shape {shape}"
+                )
+            g = g[()] if g.ndim == 0 else g
+    return g
+
+
+class _Stages:
+    """One backward through a graph with cuts."""
+
+    def __init__(self, pieces: list[Piece], taps: Sequence[Any]) -> None:
+        self.pieces = pieces
+        self.index = {piece.number: i for i, piece in enumerate(pieces)}
+        self.nodes: dict[tuple[int, int], Any] = {}
+        for i, piece in enumerate(pieces):
+            for place, node in piece.hooks.items():
+                if node.hooks or node.keepers:
+                    self.nodes[i, place] = node
+        self.taps: dict[tuple[int, int], list[int]] = {}
+        for k, tensor in enumerate(taps):
+            place = result_place(tensor, "a gradient with respect to a result")
+            at = self.index.get(tensor.rec.number)
+            if at is not None:
+                self.nodes.setdefault((at, place), Node(tensor))
+                self.taps.setdefault((at, place), []).append(k)
+        self.order = sorted(self.nodes, key=self._row, reverse=True)
+        self.pending: dict[tuple[int, int], Any] = {}
+        self.leaves: list[tuple[Any, Any]] = []
+        self.at_taps: list[Any] = [None] * len(taps)
+        self.plans: list[Any] = []
+
+    def _row(self, key: tuple[int, int]) -> tuple[int, int]:
+        """Where a value is computed, to be sorted by."""
+        i, place = key
+        piece = self.pieces[i]
+        code = np.array(piece.code, np.int32).reshape(-1, 5)
+        is_call = code[:, 0] == CALL
+        if place >= 0:
+            rows = np.flatnonzero(~is_call & (code[:, 1] == place))
+        else:
+            rows = np.zeros(0, int)
+        if not len(rows):
+            view = (SCALAR, place) if place >= 0 else (-1 - place, 0)
+            calls = [k for k, c in enumerate(piece.calls) if c.result[:2] == view]
+            rows = np.flatnonzero(is_call & np.isin(code[:, 1], calls))
+        return i, int(rows[0])
+
+    def sweep(self, outputs: list[tuple[int, View]], seeds: list[Any], without: Any) -> None:
+        """From some places back to the cuts (but ``without``) and to the leaves."""
+        from .backward import check_freed
+        from .plans import plan_for
+        from .values import check_sources
+
+        keys = [key for key in self.order if key != without]
+        cuts = [(i, (place, np.shape(self.nodes[i, place].value))) for i, place in keys]
+        plan = plan_for(self.pieces, outputs, cuts)
+        check_freed(plan, self.pieces)
+        check_sources(plan, self.pieces)
+        values = [self.nodes[key].value for key in keys]
+        for position, g in zip(plan.wrt, plan.gradients(self.pieces, values, seeds), strict=True):
+            i, k = plan.extract.inputs[position]
+            if i >= 0:
+                self.leaves.append((self.pieces[i].sources[k].leaf, g))
+            else:
+                self.add(keys[k], g)
+        self.plans.append(plan)
+
+    def add(self, key: tuple[int, int], g: Any) -> None:
+        """Add to the cotangent of a cut value."""
+        known = self.pending.get(key)
+        self.pending[key] = g if known is None else known + g
+
+    def arrive(self, key: tuple[int, int]) -> None:
+        """The cotangent of a cut value is complete: show it, and go on from there."""
+        g = self.pending.pop(key, None)
+        if g is None:
+            return
+        node = self.nodes[key]
+        g = _after(node.hooks, g, np.shape(node.value))
+        for keeper in node.keepers:
+            tensor = keeper()
+            if tensor is not None:
+                _keep(tensor, g)
+        for k in self.taps.get(key, ()):
+            self.at_taps[k] = g
+        self.sweep([(key[0], self.view(key))], [g], key)
+
+    def view(self, key: tuple[int, int]) -> View:
+        """The view of a cut value."""
+        place, shape = key[1], np.shape(self.nodes[key].value)
+        if place >= 0:
+            return View(SCALAR, place, (), ())
+        return View(-1 - place, 0, shape, row_major(shape))
+
+
+def _keep(tensor: Any, g: Any) -> None:
+    from .backward import _fresh
+
+    if tensor._grad is None:
+        tensor._grad = _fresh(np.array(g) if tensor.ndim else g)
+    else:
+        tensor._grad = _fresh(tensor._grad.value + g)
+
+
+def stages(
+    outputs: Sequence[Any], seeds: Sequence[Any], taps: Sequence[Any], retain_graph: bool
+) -> tuple[list[tuple[Any, Any]], list[Any]]:
+    """Cotangents of leaves and of the results ``taps``, hooks called on the way."""
+    from .backward import _located, finish
+    from .plans import pieces_of
+
+    located = [_located(tensor) for tensor in outputs]
+    work = _Stages(pieces_of([piece for piece, _ in located]), taps)
+    rest: list[tuple[int, View]] = []
+    given: list[Any] = []
+    for (piece, view), tensor, seed in zip(located, outputs, seeds, strict=True):
+        g = np.ones(tensor.shape)[()] if seed is None else seed
+        i = work.index[piece.number]
+        place = view.offset if view.buffer == SCALAR else -1 - view.buffer
+        if (i, place) in work.nodes and work.view((i, place)) == view:
+            work.add((i, place), g)
+        else:
+            rest.append((i, view))
+            given.append(g)
+    if rest:
+        work.sweep(rest, given, None)
+    for key in work.order:
+        work.arrive(key)
+    for plan in work.plans:
+        finish(plan, work.pieces, retain_graph)
+    return work.leaves, work.at_taps

@@ -1,0 +1,28 @@
+"""Which values a sweep reads, and whether they are still those that were recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..errors import TraceError
+from ..recording.recorder import where_am_i
+from .pieces import Piece
+
+__all__ = ["check_sources"]
+
+
+def check_sources(plan: Any, pieces: Sequence[Piece]) -> None:
+    """Raise where a value that the sweeps read was changed in place since it was recorded."""
+    for i, k in plan.extract.inputs:
+        if i >= 0 and pieces[i].sources[k].is_stale:
+            _stale(plan, pieces[i].sources[k])
+
+
+def _stale(plan: Any, source: Any) -> None:
+    memory = source.memory
+    how = f" by {memory.operation} ({memory.place})" if memory is not None else ""
+    raise TraceError(
+        f"{where_am_i()}: a value that backward needs was changed in place{how}, after "
+        f"{source.line} had read it; change a copy (x.clone()), or call backward first"
+    )
