@@ -333,7 +333,8 @@ class Variant:
         while status != layout.DONE:
             start = int(workspace.context[layout.FAILED])
             if status != layout.GUARD_FAILED:
-                raise_status(status, path.tape, workspace.program.row_at(start))
+                program = workspace.program
+                raise_status(status, program.tape, program.row_at(start))
             row = path.guard_at(workspace.program.code.starts, start)
             if fresh:
                 # Recording has just decided this branch at this very point: rounding, forced.

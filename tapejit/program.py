@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from .interpreters.entry import (
 )
 from .lowering.build import Code, Slot, build
 from .lowering.stream import KernelTable, kernel_table
+from .passes import DEFAULT, optimize
 from .tape import Tape, size_of
 
 __all__ = ["Program", "Workspace", "program_for"]
@@ -42,15 +44,19 @@ __all__ = ["Program", "Workspace", "program_for"]
 class Program:
     """A tape laid out for execution: code words and constants, shared by all workspaces.
 
-    Immutable but for its pool of idle workspaces.
+    Immutable but for its pool of idle workspaces.  ``tape`` is the tape that was laid out, after
+    ``passes``: equal to the recorded one up to the last guard.
     """
 
-    def __init__(self, tape: Tape, wrt: tuple[int, ...], mode: str, scalar_seed: bool) -> None:
-        self.tape = tape
+    def __init__(
+        self, tape: Tape, wrt: tuple[int, ...], mode: str, scalar_seed: bool,
+        passes: Sequence[str] = DEFAULT,
+    ) -> None:  # fmt: skip
+        self.tape = optimize(tape, passes, values_only=mode == "value")
         self.wrt = wrt
         self.mode = mode
         self.table = kernel_table()
-        self.code: Code = build(tape, wrt, mode, scalar_seed)
+        self.code: Code = build(self.tape, wrt, mode, scalar_seed)
         names = {"value": ["forward"], "gradient": ["forward", "reverse"], "tangent": ["tangent"]}
         staged = ["forward", "reverse"] if self.code.loops else []
         for name in (*names[mode], *staged):

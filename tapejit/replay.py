@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,6 +39,13 @@ class Replay:
         self.statics = statics
         self.kinds = [(np.shape(value), np.asarray(value).dtype.kind) for value in values]
         self.program: Program | None = None
+
+    def with_tape(self, tape: Tape) -> Replay:
+        """The replay of a transformed tape."""
+        other = copy.copy(self)
+        other.path = Path(self.path.recording._replace(tape=tape))
+        other.program = None
+        return other
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The recorded function's result at new arguments.
@@ -87,7 +95,8 @@ def raise_stopped(path: Path, workspace: Workspace, status: int) -> None:
             f"{file}:{line}: at these arguments `{path.tape.name}` takes another branch than the "
             "tape recorded; use tapejit.jit, which records each branch, or np.where"
         )
-    raise_status(status, path.tape, workspace.program.row_at(word))
+    program = workspace.program
+    raise_status(status, program.tape, program.row_at(word))
 
 
 def evaluate(tape: Tape, values: Sequence[Any]) -> list[Any]:

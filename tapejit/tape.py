@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 if TYPE_CHECKING:
     from .explain import Explanation
+    from .stats import TapeStats
 
 __all__ = ["ARRAY", "SCALAR", "Call", "Tape", "View"]
 
@@ -111,11 +112,13 @@ class Tape:
     inputs, outputs
         Leaves of the arguments and of the result.
     locations
-        For each instruction the code object and byte-code offset of the user's line.
+        For each recorded instruction the code object and byte-code offset of the user's line.
     name, input_names
         What the recorded function and its arguments are called, for people.
     call
         What a call of the tape does; ``None`` for a tape that was not made by ``trace``.
+    origins
+        Of a transformed tape: the recorded instruction that each of its instructions comes from.
     """
 
     code: np.ndarray
@@ -131,6 +134,7 @@ class Tape:
     name: str = "<tape>"
     input_names: tuple[str, ...] = ()
     call: Any = field(default=None, repr=False)
+    origins: np.ndarray | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.code)
@@ -154,10 +158,23 @@ class Tape:
     def line(self, index: int) -> tuple[str, int]:
         """File and line of the user's code that recorded instruction ``index``."""
         codes, offsets = self.locations
+        if self.origins is not None:
+            index = int(self.origins[index])
         if index >= len(codes):
             return ("<unknown>", 0)
         code, offset = codes[index], offsets[index]
         return (code.co_filename, line_of(code, offset))
+
+    @functools.cached_property
+    def addressed(self) -> frozenset[int]:
+        """The buffers whose elements scalar instructions name."""
+        if not self.buffers or not len(self.code):
+            return frozenset()
+        chosen = self.code[:, 1:] >= ARRAY
+        if not chosen.any():
+            return frozenset()
+        elements = np.unique(self.code[:, 1:][chosen]).astype(np.int64) - ARRAY
+        return frozenset(np.unique(self.buffer_of(elements)).tolist())
 
     def buffer_of(self, elements: np.ndarray) -> np.ndarray:
         """The buffers of array-region elements."""
@@ -172,6 +189,74 @@ class Tape:
         offset = element - ARRAY
         buffer = int(self.buffer_of(np.array([offset]))[0])
         return View(buffer, offset - self.buffers[buffer].base, (), ())
+
+    def optimize(
+        self, passes: Sequence[str] | None = None, *, unsafe: bool = False, **options: Any
+    ) -> Tape:
+        """The tape after passes that leave its values and derivatives unchanged.
+
+        Programs are made of tapes after the default passes in any case; this shows what they do,
+        chooses among them, or asks for more.
+
+        Parameters
+        ----------
+        passes
+            Names, in the order in which to run them: ``"fold"`` (constants), ``"simplify"``
+            (algebraic identities), ``"common"`` (common subexpressions), ``"dead"`` (dead code),
+            ``"fuse"`` (products with sums), ``"schedule"`` (equal op codes side by side),
+            ``"renumber"`` (scalars without gaps).  By default all of them, in this order.
+        unsafe
+            Also identities that change some IEEE results, as ``x - x = 0``.
+        **options
+            ``window``: how many rows ``"schedule"`` sorts together.
+
+        Returns
+        -------
+        Tape
+            A new tape.  Values are the same bit for bit (but with ``unsafe``), derivatives up to
+            rounding.  Rows up to the last guard are never changed.
+
+        Raises
+        ------
+        ValueError
+            For an unknown pass.
+
+        Examples
+        --------
+        >>> import numpy as np, tapejit as tj
+        >>> tape = tj.trace(lambda x: np.sin(x * 1.0) + np.sin(x), 0.5)
+        >>> len(tape), len(tape.optimize()), len(tape.optimize(["simplify"]))
+        (4, 2, 3)
+        """
+        from .passes import DEFAULT, optimize
+
+        tape = optimize(self, DEFAULT if passes is None else passes, unsafe=unsafe, **options)
+        if self.call is None:
+            return tape
+        return replace(tape, call=self.call.with_tape(tape))
+
+    def stats(self, wrt: Sequence[int] | None = None) -> TapeStats:
+        """Counts of instructions and buffers, and the bytes of the programs made of the tape.
+
+        Parameters
+        ----------
+        wrt
+            The inputs that the gradient program differentiates; by default all floating-point ones.
+
+        Returns
+        -------
+        TapeStats
+
+        Examples
+        --------
+        >>> import numpy as np, tapejit as tj
+        >>> tape = tj.trace(lambda x: np.sum(x * x), np.ones(3))
+        >>> tape.stats().operations
+        {'mul': 1, 'sum': 1}
+        """
+        from .stats import tape_stats
+
+        return tape_stats(self, wrt)
 
     def __str__(self) -> str:
         from .listing import listing

@@ -176,13 +176,13 @@ def test_filling_an_array_in_a_loop_is_linear(f):
             [len(code.forward), len(code.reverse), code.arena_size, len(program.tape.code)]
         )
 
-    _, one = cost(2000)
-    gradient, two = cost(4000)
-    _, four = cost(8000)
+    _, one = cost(2500)
+    gradient, two = cost(5000)
+    _, four = cost(10000)
     assert np.all(np.abs((four - two) - 2 * (two - one)) <= 64)
-    assert np.all(two <= 60 * 4000)
-    x = np.linspace(0.5, 1.5, 4000)
-    want = 2.0 * x if f is not accumulate else np.full(4000, 2.0)
+    assert np.all(two <= 60 * 5000)
+    x = np.linspace(0.5, 1.5, 5000)
+    want = 2.0 * x if f is not accumulate else np.full(5000, 2.0)
     np.testing.assert_allclose(gradient, want)
 
 

@@ -43,6 +43,12 @@ def test_recording_knows_nothing_of_programs():
         assert _imports(path) <= allowed, path
 
 
+def test_passes_know_tapes_and_their_lowering_not_programs():
+    allowed = {"ops", "errors", "tape", "interpreters", "config", "lowering", "passes"}
+    for path in (PACKAGE / "passes").glob("*.py"):
+        assert _imports(path) <= allowed, path
+
+
 def test_lowering_knows_nothing_of_the_interface():
     allowed = {"ops", "errors", "tape", "interpreters", "config", "lowering", "recording"}
     for path in (PACKAGE / "lowering").glob("*.py"):

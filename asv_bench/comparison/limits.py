@@ -16,7 +16,19 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from workloads import Call, Logistic, LotkaVolterra, RosenbrockVectors, ShortArrays, Small
+from workloads import (
+    Call,
+    Irregular,
+    Logistic,
+    LotkaVolterra,
+    RosenbrockVectors,
+    ShortArrays,
+    Small,
+)
+
+from tapejit.interpreters.entry import BIND, OBJECT, RUN_FORWARD, RUN_REVERSE
+from tapejit.passes import DEFAULT
+from tapejit.program import Program
 
 from .peers import build, installed
 from .rounds import Effort, check, interleave
@@ -141,6 +153,56 @@ def short_arrays(effort: Effort) -> list[Limit]:
     ]
 
 
+def passes(effort: Effort) -> list[Limit]:
+    """Seconds of all passes on a tape of 10^6 rows, and by row against a tape of 10^5."""
+    tj = _tapejit()
+    repetitions = 5 if effort.rounds > 5 else 3
+    taken, rows = [], []
+    for workload in (LotkaVolterra(1_800), LotkaVolterra(18_000), Irregular(10**6)):
+        tape = tj.trace(workload.function(np), workload.point)
+        found = []
+        for _ in range(repetitions):
+            start = time.perf_counter()
+            optimized = tape.optimize()
+            found.append(time.perf_counter() - start)
+        taken.append(median(found))
+        rows.append(f"{len(tape)} rows become {len(optimized)}")
+    growth = taken[1] / taken[0] / 10.0
+    return [
+        Limit("all passes, loop of 10^6 nodes", taken[1], 2.0, note=rows[1]),
+        Limit("all passes, 10^6 nodes in random order", taken[2], 2.0, note=rows[2]),
+        Limit("all passes, per node, 10^6 to 10^5 nodes", growth, 2.5, "x", "caches"),
+    ]
+
+
+def scheduling(effort: Effort) -> list[Limit]:
+    """Value and gradient of 10^5 scalar nodes in random order, sorted against as recorded."""
+    tj = _tapejit()
+    workload = Irregular()
+    tape = tj.trace(workload.function(np), workload.point)
+    unsorted = [name for name in DEFAULT if name != "schedule"]
+    programs = {
+        "sorted": Program(tape, (0,), "gradient", True),
+        "as recorded": Program(tape, (0,), "gradient", True, passes=unsorted),
+    }
+    times = interleave({name: _sweeps(p, workload) for name, p in programs.items()}, effort)
+    ratio = median(a / b for a, b in zip(times["sorted"], times["as recorded"], strict=True))
+    note = ", ".join(
+        f"{name} {seconds(median(found) / len(programs[name].tape) / 2)}"
+        for name, found in times.items()
+    )
+    return [
+        Limit("random order, sorted to as recorded", ratio, 0.6, "x", f"{note} a row and sweep")
+    ]
+
+
+def _sweeps(program: Program, workload: Irregular) -> Call:
+    """Bind, forward and reverse sweep of a program of one array."""
+    workspace = program.checkout()
+    workspace.parameters[0, OBJECT] = id(workload.point)
+    return Call(workspace.run, (BIND | RUN_FORWARD | RUN_REVERSE,), lambda _: (0.0, None))
+
+
 def growth(effort: Effort) -> list[Limit]:
     """Time for a node on tapes of 10^4, 10^5 and 10^6 nodes: the largest by the smallest."""
     per_node = []
@@ -227,6 +289,8 @@ LIMITS: dict[str, Callable[[Effort], list[Limit]]] = {
     "first-gradient": first_gradient,
     "recording": recording,
     "short-arrays": short_arrays,
+    "passes": passes,
+    "scheduling": scheduling,
     "growth": growth,
     "allocation": allocation,
     "process-start": process_start,

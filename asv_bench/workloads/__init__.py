@@ -10,6 +10,7 @@ for _name in ("OPENBLAS", "OMP", "MKL", "NUMEXPR", "NUMBA"):
 os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+from .irregular import Irregular  # noqa: E402
 from .logistic import Logistic  # noqa: E402
 from .lotka_volterra import LotkaVolterra  # noqa: E402
 from .mixture import Mixture  # noqa: E402
@@ -23,6 +24,7 @@ __all__ = [
     "COMPARED",
     "Bar",
     "Call",
+    "Irregular",
     "Logistic",
     "LotkaVolterra",
     "Mixture",

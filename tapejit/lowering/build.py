@@ -19,9 +19,10 @@ from ..tape import ARRAY, SCALAR, Call, Tape, View
 from . import elementwise, scalars, structural
 from . import loops as loops  # registers its operations
 from .elementwise import Group
-from .frame import IN_PLACE_FROM, Arena, Frame, adjoint, tangent, whole
+from .frame import IN_PLACE_FROM, Arena, Frame, tangent, whole
+from .liveness import Region, settle
 from .reverse import ReverseLowering, Targets
-from .scalars import DEAD, compiled, tables
+from .scalars import compiled, runs, tables
 from .stream import Place, Stream
 
 __all__ = ["Code", "Slot", "build", "code_of", "inline", "varied_outputs"]
@@ -81,156 +82,41 @@ class _Segment(NamedTuple):
 class _Builder:
     """One tape being lowered."""
 
-    def __init__(self, tape: Tape, wrt: tuple[int, ...], mode: str) -> None:
+    def __init__(
+        self, tape: Tape, wrt: tuple[int, ...], mode: str, planned: bool = False,
+        in_place: Sequence[int] = (),
+    ) -> None:  # fmt: skip
         self.tape = tape
         self.wrt = wrt
         self.mode = mode
-        self.arena = Arena()
-        self.frame = Frame(self.arena, tape)
-        self.code = tape.code.copy()
-        self.code.flags.writeable = True
-        self.is_guard = np.isin(self.code[:, 0], (GUARD_TRUE, GUARD_FALSE, GUARD_EQUAL))
-        guards = np.flatnonzero(self.is_guard)
-        #: Rows before this one are kept as they are: another path may go on from a guard.
+        self.code = tape.code
+        guards = np.flatnonzero(np.isin(self.code[:, 0], (GUARD_TRUE, GUARD_FALSE, GUARD_EQUAL)))
+        #: Rows before this one leave all their values: another path may go on from a guard.
         self.keep = int(guards[-1]) + 1 if len(guards) else 0
-        self.has_calls = bool(tape.calls)
+        self.arena = Arena(planned)
+        self.frame = Frame(self.arena, tape, in_place=in_place, permanent=self.keep > 0)
+        self.uses = self.buffer_uses()
 
     # --- preparation ----------------------------------------------------------------------------
 
-    def scalar_elements(self) -> np.ndarray:
-        """Array elements that scalar rows address."""
-        if not self.has_calls and not self.tape.buffers:
-            return np.zeros(0, np.int64)
-        rows = self.code[self.code[:, 0] < CALL]
-        elements = rows[:, 1:]
-        return np.unique(elements[elements >= ARRAY])
-
-    def read_by_scalars(self) -> set[int]:
-        """Buffers of which scalar rows address elements."""
-        elements = self.scalar_elements()
-        return set(self.tape.buffer_of(elements - ARRAY).tolist()) if len(elements) else set()
-
-    def prepare(self) -> None:
-        """Whatever comes before code is written: dead rows, fusions, uses."""
-        self.remove_dead()
-        self.fuse()
-        self.count_buffer_uses()
-
-    def choose_in_place(self) -> None:
-        """Large arguments that only array instructions read are used where they lie."""
-        by_scalars = self.read_by_scalars()
-        large = [
-            b.argument
-            for i, b in enumerate(self.tape.buffers)
-            if b.argument >= 0 and b.size > IN_PLACE_FROM and i not in by_scalars
-        ]
-        self.frame.use_in_place(large[: layout.MAX_IN_PLACE // 2])
-
-    def remove_dead(self) -> None:
-        """Mark rows that neither outputs nor guards need (from the last guard on)."""
-        arity, _, _ = tables()
-        tape = self.tape
-        needed = np.zeros(max(tape.n_scalars, 1), np.uint8)
-        buffers: set[int] = set()
-
-        def need(view: View) -> None:
-            if view.buffer == SCALAR:
-                needed[view.offset] = 1
-            else:
-                buffers.add(view.buffer)
-
-        for leaf in tape.outputs:
-            need(leaf.view)
-        if not self.has_calls and not tape.buffers:
-            compiled(scalars.live)(self.code, self.keep, needed, arity, 0, len(self.code))
-            return
-        self._remove_dead_calls(needed, buffers, need)
-
-    def _remove_dead_calls(self, needed: np.ndarray, buffers: set[int], need) -> None:
-        arity, _, _ = tables()
-        tape = self.tape
-        marks = np.zeros(_marks(tape), np.uint8)
-        marks[: len(needed)] = needed
-        shifted = _compact_elements(self.code, tape)
-        for first, last, call in reversed(list(self._runs())):
-            if call is None:
-                rows = shifted[first:last]
-                compiled(scalars.live)(shifted, self.keep, marks, arity, first, last)
-                self.code[first:last][rows[:, 0] == DEAD, 0] = DEAD
-                kept = self.code[first:last][rows[:, 0] != DEAD]
-                elements = kept[:, 2:][kept[:, 2:] >= ARRAY]
-                if len(elements):
-                    found = tape.buffer_of(np.unique(elements) - ARRAY)
-                    buffers.update(found.tolist())
-                needed[:] = marks[: len(needed)]
-                continue
-            result = call.result
-            is_needed = (
-                bool(marks[result.offset]) if result.buffer == SCALAR else result.buffer in buffers
-            )
-            if call.op in ("write", "scatter_write"):
-                is_needed = is_needed or call.operands[-1].buffer in buffers
-            if first >= self.keep and not is_needed and call.op != "normalise_index":
-                self.code[first, 0] = DEAD
-                continue
-            for view in self._operands_needed(call):
-                need(view)
-                if view.buffer == SCALAR:
-                    marks[view.offset] = 1
-
-    def _operands_needed(self, call: Call) -> tuple[View, ...]:
-        """Operands of a call that the program reads: rules may read more than values do."""
-        positions = None
-        if self.mode == "value" and call.op not in OPS:
-            positions = STRUCTURAL[call.op].needed
-        return call.operands if positions is None else tuple(call.operands[i] for i in positions)
-
-    def _runs(self) -> Iterator[tuple[int, int, Call | None]]:
-        """(first row, last row, call): runs of scalar rows, and calls one by one."""
-        rows = np.flatnonzero(self.tape.code[:, 0] == CALL)
-        at = 0
-        for row in rows.tolist():
-            if row > at:
-                yield at, row, None
-            yield row, row + 1, self.tape.calls[self.tape.code[row, 1]]
-            at = row + 1
-        if at < len(self.code):
-            yield at, len(self.code), None
-
-    def fuse(self) -> None:
-        """Products that one sum or difference uses become part of it (from the last guard on).
-
-        Before it another path may go on with the values computed so far, and need the product.
-        """
-        arity, _, _ = tables()
-        uses = np.zeros(max(self.tape.n_scalars, 1), np.int32)
-        compiled(scalars.count_uses)(self.code, uses, arity)
-        for view in self._referenced():
-            if view.buffer == SCALAR:
-                uses[view.offset] += 2
-        producer = np.full(len(uses), -1, np.int32)
-        for first, last, call in self._runs():
-            if call is None and last - max(first, self.keep) > 1:
-                compiled(scalars.fuse)(self.code, uses, producer, max(first, self.keep), last)
-
-    def _referenced(self) -> Iterator[View]:
-        """Views that calls and outputs name."""
+    def buffer_uses(self) -> dict[int, int]:
+        """How often each buffer is named by calls, scalar rows and outputs."""
+        uses: dict[int, int] = {}
         for call in self.tape.calls:
-            yield from call.operands
-        for leaf in self.tape.outputs:
-            yield leaf.view
+            for view in call.operands:
+                uses[view.buffer] = uses.get(view.buffer, 0) + 1
+        for buffer in [*(leaf.view.buffer for leaf in self.tape.outputs), *self.tape.addressed]:
+            uses[buffer] = uses.get(buffer, 0) + 10**6
+        return uses
 
     # --- segments -------------------------------------------------------------------------------
 
     def segments(self) -> list[_Segment]:
         """The live rows, with long elementwise calls of one shape grouped into chains."""
         found: list[_Segment] = []
-        for first, last, call in self._runs():
+        for first, last, call in runs(self.code, self.tape.calls):
             if call is None:
-                if (self.code[first:last, 0] != DEAD).any():
-                    found.append(_Segment(first, last, []))
-            elif self.code[first, 0] == DEAD:
-                continue
+                found.append(_Segment(first, last, []))
             elif found and self._joins(found[-1], call):
                 previous = found.pop()
                 found.append(_Segment(previous.first, last, [*previous.calls, call]))
@@ -296,20 +182,6 @@ class _Builder:
         same = place.size == self.tape.buffers[buffer].size
         return View(buffer, 0 if same else -1, shape, place.strides)
 
-    def count_buffer_uses(self) -> None:
-        """How often each buffer is named by live calls, scalar rows and outputs."""
-        self.uses: dict[int, int] = {}
-        for first, _, call in self._runs():
-            if call is not None and self.code[first, 0] != DEAD:
-                for view in call.operands:
-                    self.uses[view.buffer] = self.uses.get(view.buffer, 0) + 1
-        outside = [leaf.view.buffer for leaf in self.tape.outputs]
-        elements = self.scalar_elements()
-        if len(elements):
-            outside += self.tape.buffer_of(elements - ARRAY).tolist()
-        for buffer in outside:
-            self.uses[buffer] = self.uses.get(buffer, 0) + 10**6
-
     # --- activity -------------------------------------------------------------------------------
 
     def find_varied(self, segments: list[_Segment]) -> Targets:
@@ -326,10 +198,9 @@ class _Builder:
             elif view.buffer not in buffers:
                 buffers.add(view.buffer)
                 buffer = self.tape.buffers[view.buffer]
-                if self.scalar_reads:
+                if view.buffer in self.tape.addressed:
                     marks[array_base + buffer.base : array_base + buffer.base + buffer.size] = 1
 
-        self.scalar_reads = len(self.scalar_elements()) > 0
         for index in self.wrt:
             mark(self.tape.inputs[index].view)
         for segment in segments:
@@ -500,7 +371,7 @@ class _Builder:
         """Where an argument's gradient lies after the sweep."""
         view = self.tape.inputs[index].view
         shape = view.shape
-        place = adjoint(self.frame.place(view))
+        place = self.frame.adjoint(view)
         if view.buffer == SCALAR:
             offset = self.arena.reserve(1)
             stream.copy(whole((), offset), place)
@@ -508,9 +379,8 @@ class _Builder:
             return Slot(0, layout.VALUES, offset, shape)
         if view.size and not targets.touched(view):
             targets.add_mode(view, stream)
-        if place.space != layout.ADJOINTS:
-            return Slot(place.space, place.space, 0, shape)
-        return Slot(0, layout.ADJOINTS, place.offset, shape)
+        in_place = place.space if place.space >= layout.ARGUMENTS else 0
+        return Slot(in_place, place.space, place.offset, shape)
 
     def output(self, stream: Stream, place: Place) -> Slot:
         """A contiguous place of an output."""
@@ -522,6 +392,25 @@ class _Builder:
             place = copy
         return Slot(0, place.space, place.offset, place.shape)
 
+    def share_space(
+        self, streams: list[Stream], words: list[np.ndarray], values: list[Slot],
+        gradients: list[Slot], repeatable: bool,
+    ) -> tuple[list[Slot], list[Slot]]:  # fmt: skip
+        """Settle where everything lies; the results' slots with their final offsets."""
+        regions = []
+        for position, argument in enumerate(self.arena.in_place):
+            space = layout.ARGUMENTS + 3 * position + 1
+            if space in self.frame.untouched_before:
+                size = self.tape.inputs[argument].view.size
+                regions.append(Region(space, size, self.frame.untouched_before[space]))
+        slots = (*values, *gradients)
+        found = settle(
+            self.arena, streams, words[: len(streams)], [slot.offset for slot in slots], regions,
+            repeatable,
+        )  # fmt: skip
+        slots = [slot._replace(offset=found.get(slot.offset, slot.offset)) for slot in slots]
+        return slots[: len(values)], slots[len(values) :]
+
     def parameters(self) -> list[Slot]:
         """Where the arguments go."""
         slots = []
@@ -530,18 +419,6 @@ class _Builder:
             in_place = place.space if place.space != layout.VALUES else 0
             slots.append(Slot(in_place, place.space, place.offset, place.shape))
         return slots
-
-
-def _marks(tape: Tape) -> int:
-    """Marks for scalars, and one more that all array elements share."""
-    return tape.n_scalars + 1
-
-
-def _compact_elements(code: np.ndarray, tape: Tape) -> np.ndarray:
-    """The code with every array element replaced by one common mark."""
-    rows = code.copy()
-    rows[:, 1:][rows[:, 1:] >= ARRAY] = tape.n_scalars
-    return rows
 
 
 def _differentiable_operands(call: Call) -> list[View]:
@@ -576,10 +453,9 @@ def inline(
         if leaf.view.buffer not in bound and leaf.view.size:
             stream.copy(frame.place(leaf.view), place)
     builder = _Builder.__new__(_Builder)
-    builder.tape, builder.code, builder.frame, builder.arena = tape, tape.code.copy(), frame, arena
-    builder.keep, builder.mode, builder.has_calls = 0, "rule", bool(tape.calls)
-    builder.uses = {}
-    for first, last, call in builder._runs():
+    builder.tape, builder.code, builder.frame, builder.arena = tape, tape.code, frame, arena
+    builder.keep, builder.mode, builder.uses = 0, "rule", {}
+    for first, last, call in runs(tape.code, tape.calls):
         if call is None:
             scalar_stream = Stream() if in_reverse else stream
             starts = np.zeros(len(tape.code), np.int32)
@@ -610,9 +486,8 @@ def build(
     scalar_seed
         The first output is 0-d, its seed is one, and there are no other cotangents.
     """
-    builder = _Builder(tape, wrt, mode)
-    builder.choose_in_place()
-    builder.prepare()
+    # Tangents lie where the values do, at other addresses: there nothing is shared.
+    builder = _Builder(tape, wrt, mode, planned=mode != "tangent", in_place=used_in_place(tape))
     segments = builder.segments()
     empty = np.zeros(0, np.int32)
     reverse = tangent_words = forward = empty
@@ -640,14 +515,19 @@ def build(
         stream, starts = builder.emit_forward(segments)
         values = [builder.output(stream, frame.place(leaf.view)) for leaf in tape.outputs]
         forward = stream.words()
+        streams = [stream]
         if mode == "gradient":
             targets = builder.find_varied(segments)
             # With a scalar seed, further outputs are extra results: no cotangents.
             seeded = tape.outputs[:1] if scalar_seed else tape.outputs
             seeds = [_seed(arena, leaf.view, scalar_seed) for leaf in seeded]
             seeds += [None] * (len(tape.outputs) - len(seeded))
-            stream, gradients = builder.emit_reverse(segments, targets, seeds)
-            reverse = stream.words()
+            reverse_stream, gradients = builder.emit_reverse(segments, targets, seeds)
+            reverse = reverse_stream.words()
+            streams.append(reverse_stream)
+        values, gradients = builder.share_space(
+            streams, [forward, reverse], values, gradients, repeatable=not scalar_seed
+        )
     return code_of(
         builder, forward, starts, reverse, tangent_words, values, gradients, tangents_in,
         tangents_out, [s for s in seeds if s is not None],
@@ -662,8 +542,8 @@ def code_of(
 ) -> Code:  # fmt: skip
     """What was lowered, put together; staged loops take their room behind all else."""
     arena, frame, tape = builder.arena, builder.frame, builder.tape
-    adjoint_size = arena.size + 8
-    arena.reserve(8)
+    adjoint_size = (frame.mirrored if arena.planned else arena.size) + 8
+    arena.fixed(8)
     loops = [loop.finish(arena) for loop in arena.loops]
     rewrites = bool(
         (builder.code[:, 0] == layout.WRITE).any()
@@ -683,6 +563,16 @@ def code_of(
     )  # fmt: skip
 
 
+def used_in_place(tape: Tape) -> list[int]:
+    """Large arguments that only array instructions read: they are used where they lie."""
+    large = [
+        b.argument
+        for i, b in enumerate(tape.buffers)
+        if b.argument >= 0 and b.size > IN_PLACE_FROM and i not in tape.addressed
+    ]
+    return large[: layout.MAX_IN_PLACE // 2]
+
+
 def varied_outputs(tape: Tape, moving: frozenset[int]) -> list[bool]:
     """Which outputs of a tape vary where the inputs ``moving`` do."""
     builder = _Builder(tape, tuple(sorted(moving)), "value")
@@ -692,7 +582,7 @@ def varied_outputs(tape: Tape, moving: frozenset[int]) -> list[bool]:
 
 def _seed(arena: Arena, view: View, scalar_seed: bool) -> Slot:
     """Where an output's cotangent is put before the reverse sweep."""
-    offset = arena.reserve(view.size)
+    offset = arena.fixed(view.size)
     if scalar_seed:
         arena.scalar_constants[offset] = 1.0
     return Slot(0, layout.VALUES, offset, view.shape)

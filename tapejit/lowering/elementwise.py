@@ -13,7 +13,7 @@ from ..interpreters.generate import pull_words, pulls
 from ..interpreters.layout import ADD, ASSIGN, CONSTANTS, SCRATCH, SKIP, TILE, VALUES
 from ..ops.table import OPS, Elementwise
 from ..tape import SCALAR, Call
-from .frame import Frame, adjoint, padded, tangent
+from .frame import Frame, padded, tangent
 from .stream import Place, Registers, Stream, moving
 
 OPERANDS = "xyz"
@@ -288,7 +288,7 @@ class _ReverseWriter(_Writer):
             return None if register is None else (SCRATCH, register * TILE)
         if not self.targets.touched(call.result):
             return None
-        place = adjoint(self.frame.place(call.result))
+        place = self.frame.adjoint(call.result)
         return (moving(place.space), place.offset)
 
     def done_with(self, call: Call) -> None:
@@ -362,7 +362,7 @@ class _ReverseWriter(_Writer):
                 self.pass_on(view.buffer, self.registers.take())
             register = self.own(view.buffer)
             return (SCRATCH, register * TILE, ADD if known else ASSIGN), None
-        place = adjoint(self.frame.place(view))
+        place = self.frame.adjoint(view)
         if place.contiguous and view.buffer != SCALAR and place.size == self.group.n:
             if self.group.tiled:
                 mode = self.tiled_mode(view)
@@ -504,7 +504,7 @@ def _reverse_sum(writer: _ReverseWriter, call: Call) -> None:
     targets = writer.targets
     if not targets.touched(call.result) or not targets.varies(view):
         return
-    source = adjoint(writer.frame.place(call.result))
+    source = writer.frame.adjoint(call.result)
     shape = writer.group.shape
     if view.buffer in writer.group.elided:
         register = writer.hoist(source)
@@ -517,7 +517,7 @@ def _reverse_sum(writer: _ReverseWriter, call: Call) -> None:
             writer.body.call("accumulate", words)
     else:
         stretched = source._replace(shape=shape, strides=(0,) * len(shape))
-        target = adjoint(writer.frame.place(view))
+        target = writer.frame.adjoint(view)
         writer.settle(view.buffer)
         if targets.mode(view, writer.before) == ASSIGN:
             writer.before.copy(target, stretched)

@@ -17,8 +17,8 @@ from ..interpreters.layout import (
     TILE,
     VALUES,
 )
-from ..tape import ARRAY, SCALAR, Tape, View, row_major
-from .stream import Place, Registers
+from ..tape import SCALAR, Tape, View, row_major
+from .stream import Place, Registers, Stream
 
 #: Arguments and constants of more elements than this are used where they lie.
 IN_PLACE_FROM = 2048
@@ -30,11 +30,22 @@ def padded(n: int) -> int:
     return -(-n // _LINE) * _LINE
 
 
-class Arena:
-    """Sizes and constants of a program under construction."""
+#: Addresses from here on are provisional: blocks whose place is chosen when all code is written.
+PROVISIONAL = 1 << 30
 
-    def __init__(self) -> None:
+
+class Arena:
+    """Sizes and constants of a program under construction.
+
+    ``planned``: blocks share space by liveness (see :mod:`.liveness`); until that is settled, each
+    has a provisional address of its own.
+    """
+
+    def __init__(self, planned: bool = False) -> None:
+        self.planned = planned
         self.size = 0
+        self.block_sizes: list[int] = []
+        self._next_block = PROVISIONAL
         self.scalar_constants: dict[int, float] = {}  # arena offset -> value
         self.constant_block: list[np.ndarray] = []
         self.block_size = 0
@@ -45,13 +56,24 @@ class Arena:
         self.entered: dict[tuple[int, int], Any] = {}  # by result: loop number, operands' places
         self._tiles: dict[bytes, int] = {}
 
-    def reserve(self, n: int) -> int:
-        """Offset of ``n`` new doubles."""
+    def fixed(self, n: int) -> int:
+        """Offset of ``n`` doubles that nothing else ever uses."""
         offset = self.size
         self.size += padded(n)
-        if self.size >= ARRAY:
+        if self.size >= PROVISIONAL:
             raise TraceError("the program needs more than 2**30 doubles of work space")
         return offset
+
+    def reserve(self, n: int) -> int:
+        """Offset of ``n`` new doubles, in use from the first to the last instruction naming it."""
+        if not self.planned:
+            return self.fixed(n)
+        address = self._next_block
+        self.block_sizes.append(max(padded(n), _LINE))
+        self._next_block += self.block_sizes[-1]
+        if self._next_block >= 2 * PROVISIONAL:
+            raise TraceError("the program's intermediates hold more than 2**30 doubles together")
+        return address
 
     def spaces_left(self) -> int:
         """How many more spaces the context can name."""
@@ -87,37 +109,69 @@ class Arena:
 class Frame:
     """Places of one tape's values, adjoints and tangents in an arena.
 
+    Scalars, and arrays whose elements scalar code names, lie at fixed offsets with their adjoints
+    at the same offsets of the adjoints' space.  Other arrays' values and adjoints are blocks of
+    the arena.
+
     Parameters
     ----------
     bound
         Contiguous places that take the part of input buffers (of a rule's tape).
+    in_place
+        Arguments whose buffers stand for the callers' own arrays.
+    permanent
+        Whether all arrays keep their values, at the tape's own offsets: another path may go on
+        with them.
     """
 
-    def __init__(self, arena: Arena, tape: Tape, bound: dict[int, Place] | None = None) -> None:
+    def __init__(
+        self,
+        arena: Arena,
+        tape: Tape,
+        bound: dict[int, Place] | None = None,
+        in_place: Sequence[int] = (),
+        permanent: bool = False,
+    ) -> None:
         self.arena = arena
         self.tape = tape
-        self.scalar_base = arena.reserve(tape.n_scalars)
-        self.array_base = arena.reserve(tape.n_array_elements)
-        self.home: list[tuple[int, int]] = []
-        bound = bound or {}
-        for number, buffer in enumerate(tape.buffers):
-            if number in bound:
-                self.home.append((bound[number].space, bound[number].offset))
-            elif buffer.constant >= 0:
-                self.home.append(arena.constant(tape.array_constants[buffer.constant]))
-            else:
-                self.home.append((VALUES, self.array_base + buffer.base))
+        permanent = permanent or not arena.planned
+        self.scalar_base = arena.fixed(tape.n_scalars)
+        extent = tape.n_array_elements
+        if not permanent:
+            ends = [tape.buffers[i].base + tape.buffers[i].size for i in tape.addressed]
+            extent = max(ends, default=0)
+        self.array_base = arena.fixed(extent)
+        #: How much of the arena, from its start, has adjoints at the same offsets.
+        self.mirrored = self.array_base + (extent if tape.addressed else 0)
+        self.home = [
+            self._home(number, bound or {}, in_place, permanent)
+            for number in range(len(tape.buffers))
+        ]
+        self._adjoint_homes: dict[int, tuple[int, int]] = {}
+        #: Of arguments used in place: before which reverse instruction nothing touched the adjoint.
+        self.untouched_before: dict[int, int] = {}
+        self.reverse_stream: Stream | None = None
         ids, values = tape.scalar_constants
         offsets = (ids + self.scalar_base).tolist()
         arena.scalar_constants.update(zip(offsets, values.tolist(), strict=True))
 
-    def use_in_place(self, arguments: Sequence[int]) -> None:
-        """Let these arguments' buffers stand for the callers' own arrays."""
-        for number, buffer in enumerate(self.tape.buffers):
-            if buffer.argument in arguments:
-                position = len(self.arena.in_place)
-                self.arena.in_place.append(buffer.argument)
-                self.home[number] = (ARGUMENTS + 3 * position, 0)
+    def _home(
+        self, number: int, bound: dict[int, Place], in_place: Sequence[int], permanent: bool
+    ) -> tuple[int, int]:
+        """(space, offset) of a buffer's values."""
+        arena, buffer = self.arena, self.tape.buffers[number]
+        if number in bound:
+            return bound[number].space, bound[number].offset
+        if buffer.constant >= 0:
+            return arena.constant(self.tape.array_constants[buffer.constant])
+        if buffer.argument >= 0 and buffer.argument in in_place:
+            arena.in_place.append(buffer.argument)
+            return ARGUMENTS + 3 * (len(arena.in_place) - 1), 0
+        if permanent or number in self.tape.addressed:
+            return VALUES, self.array_base + buffer.base
+        if buffer.argument >= 0:
+            return VALUES, arena.fixed(buffer.size)
+        return VALUES, arena.reserve(buffer.size)
 
     def place(self, view: View) -> Place:
         """Where a view's values lie."""
@@ -126,16 +180,34 @@ class Frame:
         space, offset = self.home[view.buffer]
         return Place(space, offset + view.offset, view.shape, view.strides)
 
+    def adjoint(self, view: View) -> Place:
+        """Where the adjoint of a (non-constant) view lies."""
+        if view.buffer == SCALAR:
+            return Place(ADJOINTS, self.scalar_base + view.offset, view.shape, view.strides)
+        space, offset = self.adjoint_home(view.buffer)
+        return Place(space, offset + view.offset, view.shape, view.strides)
+
+    def adjoint_home(self, buffer: int) -> tuple[int, int]:
+        """(space, offset) of a buffer's adjoint; asked for when code is about to name it."""
+        known = self._adjoint_homes.get(buffer)
+        if known is None:
+            space, offset = self.home[buffer]
+            if space != VALUES:
+                known = (space + 1, offset)
+                assert self.reverse_stream is not None
+                self.untouched_before[space + 1] = len(self.reverse_stream.marks)
+            elif buffer in self.tape.addressed or not self.arena.planned:
+                known = (ADJOINTS, offset)
+            else:
+                known = (VALUES, self.arena.reserve(self.tape.buffers[buffer].size))
+            self._adjoint_homes[buffer] = known
+        return known
+
     def constant_value(self, place: Place) -> float | None:
         """The value of a scalar constant, None for anything else."""
         if place.space != VALUES:
             return None
         return self.arena.scalar_constants.get(place.offset)
-
-
-def adjoint(place: Place) -> Place:
-    """Where the adjoint of a (non-constant) place lies."""
-    return place._replace(space=ADJOINTS if place.space == VALUES else place.space + 1)
 
 
 def tangent(place: Place) -> Place:

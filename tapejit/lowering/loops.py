@@ -94,9 +94,7 @@ class Loop:
 
         wrt = tuple(sorted(self.varied or ()))
         mode = "value" if self.varied is None else "gradient"
-        builder = _Builder(self.body, wrt, mode)
-        self._choose_in_place(builder)
-        builder.prepare()
+        builder = _Builder(self.body, wrt, mode, in_place=self._in_place())
         segments = builder.segments()
         stream, starts = builder.emit_forward(segments)
         values = [
@@ -108,15 +106,14 @@ class Loop:
             reversed_words = self._reverse(builder, segments)
         return code_of(builder, stream.words(), starts, reverse=reversed_words)
 
-    def _choose_in_place(self, builder: Any) -> None:
+    def _in_place(self) -> list[int]:
         """Arrays that only array instructions read are used where they lie, but for carries."""
-        read = set(builder.read_by_scalars())
         chosen = [
             buffer.argument
             for number, buffer in enumerate(self.body.buffers)
-            if buffer.argument >= self.carries and number not in read
+            if buffer.argument >= self.carries and number not in self.body.addressed
         ]
-        builder.frame.use_in_place(chosen[: layout.MAX_IN_PLACE // 2])
+        return chosen[: layout.MAX_IN_PLACE // 2]
 
     def _kind(self, i: int) -> str:
         if i < self.carries:
@@ -250,7 +247,7 @@ class Loop:
                 header[word] = at
                 at += padded(size)
         header[words.REGIONS] = at
-        header[words.ROOM] = arena.reserve(at + every * child.arena_size)
+        header[words.ROOM] = arena.fixed(at + every * child.arena_size)
         header[words.STRIDE] = child.arena_size
         header[words.LIMIT] = self.steps
         header[words.DYNAMIC] = int(self.dynamic)

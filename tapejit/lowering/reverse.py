@@ -8,7 +8,7 @@ from ..interpreters import layout
 from ..interpreters.layout import ASSIGN, ZERO
 from ..tape import ARRAY, SCALAR, Call, View
 from . import rules, structural
-from .frame import Arena, Frame, adjoint, whole
+from .frame import Arena, Frame, whole
 from .stream import Place, Stream
 
 __all__ = ["ReverseLowering", "Targets"]
@@ -70,8 +70,8 @@ class Targets:
         """Set a stretch of a buffer's adjoint to zero."""
         if count <= 0:
             return
-        space, offset = self.frame.home[buffer]
-        place = adjoint(whole((count,), offset + start, space))
+        space, offset = self.frame.adjoint_home(buffer)
+        place = whole((count,), offset + start, space)
         if place.space == layout.ADJOINTS:
             stream.raw((ZERO, place.offset, count))
         else:
@@ -108,7 +108,7 @@ class ReverseLowering:
     def __init__(self, frame: Frame, stream: Stream, targets: Targets) -> None:
         self.frame = frame
         self.arena: Arena = frame.arena
-        self.stream = stream
+        self.stream = frame.reverse_stream = stream
         self.targets = targets
         targets.stream = stream
 
@@ -118,7 +118,7 @@ class ReverseLowering:
 
     def adjoint(self, view: View) -> Place:
         """Where a view's adjoint lies."""
-        return adjoint(self.frame.place(view))
+        return self.frame.adjoint(view)
 
     def contribute(self, view: View, g: Place) -> None:
         """Add a cotangent (of the view's shape) to a view's adjoint."""

@@ -117,20 +117,25 @@ class Stream:
         self.pieces: list[np.ndarray] = []
         self.tail: list[int] = []
         self.length = 0
+        self.marks: list[int] = []  # where each call (or run of scalar code) starts
 
     def call(self, kernel: str, words: Sequence[int]) -> None:
         """Append a kernel call."""
+        self.marks.append(self.length)
         self.tail += (CALL, 3 + len(words), kernel_table().number(kernel))
         self.tail += words
         self.length += 3 + len(words)
 
     def raw(self, words: Sequence[int]) -> None:
         """Append words as they are."""
+        self.marks.append(self.length)
         self.tail += words
         self.length += len(words)
 
     def scalars(self, words: np.ndarray) -> None:
         """Append lowered scalar code."""
+        if len(words):
+            self.marks.append(self.length)
         self.flush()
         self.pieces.append(words)
         self.length += len(words)

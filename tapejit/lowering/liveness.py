@@ -1,0 +1,274 @@
+"""Liveness: blocks of the arena share space where no instruction needs both.
+
+All memory that an array instruction touches is named by its words, so a block's live range is read
+off the finished code: from the first to the last instruction that names its provisional address,
+forward code first, reverse code after.  What the reverse sweep never reads is therefore free as
+soon as the forward sweep has used it, and an adjoint takes the place of whatever is dead by then.
+Offsets are found by a linear scan with best fit.  Blocks of the reverse sweep may also lie in a
+result array of the caller's, as long as nothing has been put there yet.
+
+References: Poletto and Sarkar (1999), "Linear scan register allocation"; Pisarchyk and Lee (2020),
+"Efficient memory management for deep neural net inference".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from ..interpreters.layout import ADVANCE, CALL, VALUES
+from .frame import PROVISIONAL, Arena
+from .scalars import compiled
+from .stream import Stream, kernel_table
+
+__all__ = ["Region", "settle"]
+
+_NEVER = np.iinfo(np.int64).max
+
+
+class Region(NamedTuple):
+    """Space besides the arena: free for the reverse instructions before ``until``."""
+
+    space: int
+    size: int
+    until: int
+
+
+def place_blocks(first, last, sizes, by_first, by_last, capacity, offsets, holes, lengths):
+    """Offsets for blocks in live ranges [first, last]; returns how much space they take.
+
+    ``by_first`` and ``by_last``: the blocks in order of their ranges' starts and ends; blocks that
+    would go beyond ``capacity`` get offset -1.  ``holes`` and ``lengths`` are work space.
+    """
+    n_holes = 0
+    top = 0
+    ended = 0
+    for block in by_first:
+        while ended < by_last.shape[0] and last[by_last[ended]] < first[block]:
+            old = by_last[ended]
+            ended += 1
+            start, length = offsets[old], sizes[old]
+            if start < 0:
+                continue
+            # Insert among the holes, which are in order, and merge with its neighbours.
+            low, high = 0, n_holes
+            while low < high:
+                middle = (low + high) // 2
+                if holes[middle] < start:
+                    low = middle + 1
+                else:
+                    high = middle
+            joins_next = low < n_holes and start + length == holes[low]
+            joins_previous = low > 0 and holes[low - 1] + lengths[low - 1] == start
+            if joins_next and joins_previous:
+                lengths[low - 1] += length + lengths[low]
+                for k in range(low, n_holes - 1):
+                    holes[k], lengths[k] = holes[k + 1], lengths[k + 1]
+                n_holes -= 1
+            elif joins_previous:
+                lengths[low - 1] += length
+            elif joins_next:
+                holes[low] = start
+                lengths[low] += length
+            else:
+                for k in range(n_holes, low, -1):
+                    holes[k], lengths[k] = holes[k - 1], lengths[k - 1]
+                holes[low], lengths[low] = start, length
+                n_holes += 1
+        best = -1
+        for k in range(n_holes):
+            if lengths[k] >= sizes[block] and (best < 0 or lengths[k] < lengths[best]):
+                best = k
+        if best < 0 and n_holes > 0 and holes[n_holes - 1] + lengths[n_holes - 1] == top:
+            # The last hole ends where the space ends: it can grow.
+            if holes[n_holes - 1] + sizes[block] <= capacity:
+                offsets[block] = holes[n_holes - 1]
+                top = holes[n_holes - 1] + sizes[block]
+                n_holes -= 1
+            else:
+                offsets[block] = -1
+        elif best < 0:
+            if top + sizes[block] <= capacity:
+                offsets[block] = top
+                top += sizes[block]
+            else:
+                offsets[block] = -1
+        else:
+            offsets[block] = holes[best]
+            holes[best] += sizes[block]
+            lengths[best] -= sizes[block]
+            if lengths[best] == 0:
+                for k in range(best, n_holes - 1):
+                    holes[k], lengths[k] = holes[k + 1], lengths[k + 1]
+                n_holes -= 1
+    return top
+
+
+_I = "int64[::1]"
+_PLACE_BLOCKS = f"int64({_I},{_I},{_I},{_I},{_I},int64,{_I},{_I},{_I})"
+
+
+def settle(
+    arena: Arena, streams: list[Stream], words: list[np.ndarray], kept: Iterable[int],
+    regions: Iterable[Region], repeatable: bool,
+) -> dict[int, int]:  # fmt: skip
+    """Choose the offsets of all blocks, and put them into the code in place of provisional ones.
+
+    Parameters
+    ----------
+    streams, words
+        Forward and (perhaps) reverse code; the words are changed in place.
+    kept
+        Provisional addresses of what is read after the last sweep.
+    regions
+        Space besides the arena.
+    repeatable
+        Whether the reverse sweep may run several times after one forward sweep.
+
+    Returns
+    -------
+    dict
+        Offset of each address in ``kept``.
+    """
+    kept = [address for address in kept if address >= PROVISIONAL]
+    sizes = np.array(arena.block_sizes, np.int64)
+    if not len(sizes):
+        return {}
+    bases = PROVISIONAL + np.cumsum(sizes) - sizes
+    mentions = [_mentions(w, s, bases) for w, s in zip(words, streams, strict=True)]
+    n_forward = len(streams[0].marks)
+    first, last = _ranges(mentions, n_forward, len(sizes), repeatable)
+    held = np.searchsorted(bases, np.array(kept, np.int64), side="right") - 1
+    last[held] = _NEVER
+    first[held] = np.minimum(first[held], n_forward + sum(len(s.marks) for s in streams[1:]))
+    offsets = np.full(len(sizes), -1, np.int64)
+    spaces = np.full(len(sizes), VALUES, np.int64)
+    heirs = _inherited(words, streams, mentions, bases, sizes, first, last)
+    waiting = first < _NEVER
+    waiting[list(heirs)] = False
+    for region in regions:
+        chosen = np.flatnonzero(waiting & (first >= n_forward) & (last < n_forward + region.until))
+        _place(chosen, first, last, sizes, region.size, offsets)
+        placed = chosen[offsets[chosen] >= 0]
+        spaces[placed] = region.space
+        waiting[placed] = False
+    chosen = np.flatnonzero(waiting)
+    top = _place(chosen, first, last, sizes, _NEVER, offsets)
+    offsets[chosen] += arena.fixed(top)
+    for block, root in heirs.items():
+        offsets[block], spaces[block] = offsets[root], spaces[root]
+    for w, (positions, blocks, _) in zip(words, mentions, strict=True):
+        w[positions] += (offsets[blocks] - bases[blocks]).astype(np.int32)
+        w[positions - 1] += (spaces[blocks] - VALUES).astype(np.int32)
+    found = (np.array(kept, np.int64) + (offsets - bases)[held]).tolist()
+    return dict(zip(kept, found, strict=True))
+
+
+def _mentions(
+    words: np.ndarray, stream: Stream, bases: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Positions of provisional addresses, their blocks, and the numbers of their instructions."""
+    positions = np.flatnonzero(words >= PROVISIONAL)
+    blocks = np.searchsorted(bases, words[positions], side="right") - 1
+    marks = np.array(stream.marks, np.int64)
+    return positions, blocks, np.searchsorted(marks, positions, side="right") - 1
+
+
+def _ranges(
+    mentions: list, n_forward: int, n_blocks: int, repeatable: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """First and last instruction that names each block; reverse code counts on from forward."""
+    first = np.full(n_blocks, _NEVER)
+    last = np.full(n_blocks, -1, np.int64)
+    for start, (_, blocks, times) in zip((0, n_forward), mentions, strict=False):
+        np.minimum.at(first, blocks, start + times)
+        np.maximum.at(last, blocks, start + times)
+    if repeatable:
+        last[(first < n_forward) & (last >= n_forward)] = _NEVER
+    return first, last
+
+
+def _inherited(
+    words: list[np.ndarray], streams: list[Stream], mentions: list, bases: np.ndarray,
+    sizes: np.ndarray, first: np.ndarray, last: np.ndarray,
+) -> dict[int, int]:  # fmt: skip
+    """Blocks that take over the place of another within a chain: by block, the one taken over.
+
+    A chain works tile by tile: where an instruction of it is the last to read a block, and a later
+    one the first to write another of the same size, at the same elements, both can be one.  The
+    range ``last`` of the block taken over becomes that of its heir.
+    """
+    heirs: dict[int, int] = {}
+    number = kernel_table().numbers.get("chain")
+    start = 0
+    for w, stream, (positions, blocks, times) in zip(words, streams, mentions, strict=True):
+        marks = np.array(stream.marks, np.int64)
+        if number is not None and len(marks):
+            is_call = (w[marks] == CALL) & (marks + 2 < len(w))
+            chains = is_call.copy()
+            chains[is_call] = w[marks[is_call] + 2] == number
+            for time in np.flatnonzero(chains).tolist():
+                low, high = np.searchsorted(times, (time, time + 1)).tolist()
+                found = positions[low:high], blocks[low:high]
+                _inherit(
+                    w, int(marks[time]), start + time, *found, bases, sizes, first, last, heirs
+                )
+        start += len(marks)
+    return heirs
+
+
+def _inherit(
+    words: np.ndarray, at: int, time: int, positions: np.ndarray, blocks: np.ndarray,
+    bases: np.ndarray, sizes: np.ndarray, first: np.ndarray, last: np.ndarray,
+    heirs: dict[int, int],
+) -> None:  # fmt: skip
+    """Heirs within the chain that starts at word ``at``."""
+    starts = []
+    inner, stop = at + 6, at + int(words[at + 1])
+    while inner < stop:
+        starts.append(inner)
+        inner += int(words[inner + 1])
+    steps = np.searchsorted(starts, positions, side="right").tolist()
+    moves = (words[positions - 1] & ADVANCE != 0) & (words[positions] == bases[blocks])
+    ends: dict[int, int] = {}  # blocks that end here: their last step
+    begins: dict[int, int] = {}  # blocks that begin here: their first step
+    still = set()
+    for block, step, moving in zip(blocks.tolist(), steps, moves.tolist(), strict=True):
+        if not moving:
+            still.add(block)
+        root = heirs.get(block, block)
+        if last[root] == time and first[root] < time:
+            ends[block] = step
+        elif first[block] == time:
+            begins.setdefault(block, step)
+    free = {block: step for block, step in ends.items() if block not in still}
+    for block, step in begins.items():
+        if block in still:
+            continue
+        for old, ended in free.items():
+            if ended < step and sizes[old] == sizes[block]:
+                root = heirs.get(old, old)
+                heirs[block] = root
+                last[root] = last[block]
+                del free[old]
+                break
+
+
+def _place(
+    chosen: np.ndarray, first: np.ndarray, last: np.ndarray, sizes: np.ndarray, capacity: int,
+    offsets: np.ndarray,
+) -> int:  # fmt: skip
+    """Offsets for the chosen blocks, from zero; returns how much space they take."""
+    if not len(chosen):
+        return 0
+    f, l_, s = first[chosen], last[chosen], sizes[chosen]
+    found = np.full(len(chosen), -1, np.int64)
+    work = np.empty((2, len(chosen) + 1), np.int64)
+    by_first, by_last = np.argsort(f, kind="stable"), np.argsort(l_, kind="stable")
+    top = compiled(place_blocks, _PLACE_BLOCKS)(
+        f, l_, s, by_first, by_last, capacity, found, work[0], work[1]
+    )
+    offsets[chosen] = found
+    return int(top)
