@@ -3,11 +3,6 @@
 from . import program as program
 from . import testing as testing
 from .api import grad as grad
-from .api import hessian as hessian
-from .api import hvp as hvp
-from .api import jacfwd as jacfwd
-from .api import jacobian as jacobian
-from .api import jacrev as jacrev
 from .api import jit as jit
 from .api import jvp as jvp
 from .api import linearize as linearize
@@ -39,6 +34,11 @@ from .errors import TraceError as TraceError
 from .errors import TracerLeakError as TracerLeakError
 from .errors import UnsupportedError as UnsupportedError
 from .explain import explain as explain
+from .higher import hessian as hessian
+from .higher import hvp as hvp
+from .higher import jacfwd as jacfwd
+from .higher import jacobian as jacobian
+from .higher import jacrev as jacrev
 from .tape import Tape as Tape
 from .tensors.backward import autograd_grad as autograd_grad
 from .tensors.grad_mode import enable_grad as enable_grad
@@ -47,5 +47,8 @@ from .tensors.grad_mode import no_grad as no_grad
 from .tensors.grad_mode import set_grad_enabled as set_grad_enabled
 from .tensors.tensor import Tensor as Tensor
 from .tensors.tensor import tensor as tensor
+from .tapes import gradient_tape as gradient_tape
+from .tapes import jvp_tape as jvp_tape
+from .tapes import vjp_tape as vjp_tape
 
 __version__ = "0.1.0"

@@ -23,7 +23,6 @@ from .compiled import (
     Function,
     Variant,
     collect,
-    describe,
     is_static,
     leaves_of,
     moving_leaves,
@@ -39,18 +38,13 @@ from .paths import Path
 from .program import Workspace
 from .recording.record import Constant, Recording, record_function
 from .recording.recorder import active, in_recording
-from .recording.tracer import Tracer, is_traced, value_of
+from .recording.tracer import is_traced, value_of
 from .replay import Replay
 from .shortcut import Shortcut, usable
 from .tape import Tape
 
 __all__ = [
     "grad",
-    "hessian",
-    "hvp",
-    "jacfwd",
-    "jacobian",
-    "jacrev",
     "jit",
     "jvp",
     "linearize",
@@ -415,26 +409,7 @@ class ValueAndGrad(Compiled):
         return (*super().settings_key(), self.has_aux)
 
     def check_path(self, path: Path) -> None:
-        leaves, structure = path.recording.leaves, path.recording.structure
-        first = leaves[0] if leaves else None
-        if self.has_aux and not (structure.num_children == 2 and structure.child(0).is_leaf()):
-            raise TraceError(
-                f"grad of `{self.function.name}` with has_aux=True needs a pair (scalar result, "
-                "extra results)"
-            )
-        if not self.has_aux and len(leaves) != 1:
-            raise TraceError(
-                f"grad of `{self.function.name}` needs one scalar result; it returns "
-                f"{len(leaves)} values (use has_aux=True for extra results, or jacobian)"
-            )
-        if first is None or isinstance(first, Constant):
-            raise TraceError(f"grad of `{self.function.name}` needs a scalar result, got {first!r}")
-        shape = path.tape.outputs[first].view.shape
-        if shape != () and math.prod(shape) != 1:
-            raise TraceError(
-                f"grad of `{self.function.name}` needs a scalar result; it returns an array of "
-                f"shape {shape} (use jacobian, or vjp with a cotangent of that shape)"
-            )
+        require_scalar(self.function.name, path.recording, self.has_aux)
 
     def _inline(self, args: tuple, kwargs: dict) -> Any:
         """Inside of a recording: the gradient becomes part of the outer tape."""
@@ -464,6 +439,29 @@ class ValueAndGrad(Compiled):
         finally:
             stretch.close()
         return self._answer(result, self._gradient_tree(args, gradients))
+
+
+def require_scalar(name: str, recording: Recording, has_aux: bool = False) -> None:
+    """Raise unless a recorded function has one scalar result (and, with ``has_aux``, others)."""
+    leaves, structure = recording.leaves, recording.structure
+    first = leaves[0] if leaves else None
+    if has_aux and not (structure.num_children == 2 and structure.child(0).is_leaf()):
+        raise TraceError(
+            f"grad of `{name}` with has_aux=True needs a pair (scalar result, extra results)"
+        )
+    if not has_aux and len(leaves) != 1:
+        raise TraceError(
+            f"grad of `{name}` needs one scalar result; it returns "
+            f"{len(leaves)} values (use has_aux=True for extra results, or jacobian)"
+        )
+    if first is None or isinstance(first, Constant):
+        raise TraceError(f"grad of `{name}` needs a scalar result, got {first!r}")
+    shape = recording.tape.outputs[first].view.shape
+    if shape != () and math.prod(shape) != 1:
+        raise TraceError(
+            f"grad of `{name}` needs a scalar result; it returns an array of "
+            f"shape {shape} (use jacobian, or vjp with a cotangent of that shape)"
+        )
 
 
 def _apart(array: np.ndarray, values: Sequence[Any]) -> Any:
@@ -876,200 +874,10 @@ def linearize(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., 
     return value, lambda *tangents: compiled.push(kept, tangents)[1]
 
 
-# --- Jacobians and Hessians -----------------------------------------------------------------------
-
-
-class Jacobian:
-    """A compiled Jacobian; made by :func:`jacobian`, :func:`jacfwd`, :func:`jacrev`.
-
-    Parameters
-    ----------
-    mode
-        ``"forward"``, ``"reverse"`` or ``None``: the cheaper one by sizes.
-    """
-
-    def __init__(
-        self, f: Callable[..., Any], argnums: int | Sequence[int], mode: str | None
-    ) -> None:
-        self.f = jit(f)
-        self.argnums = argnums
-        self.mode = mode
-        self.__name__ = f"jacobian of {describe(f)}"
-
-    def __call__(self, *args: Any) -> Any:
-        """The Jacobian: the result's structure, of the arguments' structure, of arrays."""
-        chosen = _tuple(self.argnums)
-        parts = [args[n] for n in chosen]
-        leaves, structure = pytrees.flatten(tuple(parts))
-
-        def restricted(*moving: Any) -> Any:
-            full = list(args)
-            for n, part in zip(chosen, pytrees.unflatten(structure, list(moving)), strict=True):
-                full[n] = part
-            return self.f(*full)
-
-        if in_recording():
-            return self._inline(restricted, leaves, structure)
-        blocks, out_structure = self._blocks(args, chosen, leaves)
-        trees = [pytrees.unflatten(structure, row) for row in blocks]
-        if isinstance(self.argnums, int):
-            trees = [tree[0] for tree in trees]
-        return pytrees.unflatten(out_structure, trees)
-
-    def _blocks(self, args: tuple, chosen: tuple, leaves: list) -> tuple[list[list], Any]:
-        value, pullback = vjp(self.f, *args)
-        outputs, out_structure = pytrees.flatten(value)
-        rows = sum(np.size(o) for o in outputs)
-        columns = sum(np.size(leaf) for leaf in leaves)
-        mode = self.mode or ("reverse" if rows <= columns else "forward")
-        if mode == "reverse":
-            return self._by_rows(pullback, outputs, out_structure, chosen, leaves), out_structure
-        return self._by_columns(args, chosen, outputs, leaves), out_structure
-
-    def _by_rows(
-        self, pullback: Pullback, outputs: list, out_structure: Any, chosen: tuple, leaves: list
-    ) -> list[list]:
-        shapes = [np.shape(o) for o in outputs]
-        blocks = []
-        for i, shape in enumerate(shapes):
-            seeds = [np.zeros(s) for s in shapes]
-            row = [np.empty((math.prod(shape), *np.shape(leaf))) for leaf in leaves]
-            for k in range(math.prod(shape)):
-                seeds[i].reshape(-1)[k] = 1.0
-                gradients = pullback(pytrees.unflatten(out_structure, [s[()] for s in seeds]))
-                flat, _ = pytrees.flatten(tuple(gradients[n] for n in chosen))
-                for block, g in zip(row, flat, strict=True):
-                    block[k] = g
-                seeds[i].reshape(-1)[k] = 0.0
-            blocks.append(
-                [b.reshape(shape + np.shape(leaf)) for b, leaf in zip(row, leaves, strict=True)]
-            )
-        return blocks
-
-    def _by_columns(self, args: tuple, chosen: tuple, outputs: list, leaves: list) -> list[list]:
-        compiled = _compiled(self.f, _Tangent)
-        zeros = [np.zeros(np.shape(leaf)) for leaf in leaves]
-        _, structure = pytrees.flatten(tuple(args[n] for n in chosen))
-        still = [_zeros_like(arg) for arg in args]
-        blocks = [[np.empty((*np.shape(o), np.size(leaf))) for leaf in leaves] for o in outputs]
-        for j, zero in enumerate(zeros):
-            for k in range(zero.size):
-                zero.reshape(-1)[k] = 1.0
-                parts = pytrees.unflatten(structure, [z[()] for z in zeros])
-                for n, part in zip(chosen, parts, strict=True):
-                    still[n] = part
-                _, tangent = compiled.push(args, tuple(still))
-                for block, t in zip(blocks, pytrees.flatten(tangent)[0], strict=True):
-                    block[j][..., k] = t
-                zero.reshape(-1)[k] = 0.0
-        return [
-            [b.reshape(np.shape(o) + np.shape(leaf)) for b, leaf in zip(row, leaves, strict=True)]
-            for row, o in zip(blocks, outputs, strict=True)
-        ]
-
-    def _inline(self, restricted: Callable, leaves: list, structure: Any) -> Any:
-        from .recording.functions import stack
-
-        stretch = Stretch(active(), restricted, leaves)
-        try:
-            outputs, out_structure = pytrees.flatten(stretch.result)
-            trees = []
-            for output in outputs:
-                shape = np.shape(getattr(output, "value", output))
-                rows = []
-                for k in range(math.prod(shape)):
-                    seed = np.zeros(shape)
-                    seed.reshape(-1)[k] = 1.0
-                    rows.append(pull_back(stretch, [(output, seed[()])]))
-                columns = [
-                    stack(list(column)).reshape(
-                        shape + np.shape(leaf.value if isinstance(leaf, Tracer) else leaf)
-                    )
-                    for column, leaf in zip(zip(*rows, strict=True), leaves, strict=True)
-                ]
-                tree = pytrees.unflatten(structure, columns)
-                trees.append(tree[0] if isinstance(self.argnums, int) else tree)
-        finally:
-            stretch.close()
-        return pytrees.unflatten(out_structure, trees)
-
-
 def _zeros_like(tree: Any) -> Any:
     leaves, structure = pytrees.flatten(tree)
     zeros = [leaf if is_static(leaf) else np.zeros(np.shape(leaf))[()] for leaf in leaves]
     return pytrees.unflatten(structure, zeros)
-
-
-def jacobian(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Jacobian:
-    """Jacobian of a function, by forward or reverse sweeps, whichever needs fewer.
-
-    Returns
-    -------
-    callable
-        ``J = jac(*args)``; for array in, array out, ``J.shape == result.shape + argument.shape``.
-
-    Examples
-    --------
-    >>> import numpy as np, tapejit as tj
-    >>> tj.jacobian(lambda x: x**2)(np.array([1.0, 2.0]))
-    array([[2., 0.],
-           [0., 4.]])
-    """
-    return Jacobian(f, argnums, None)
-
-
-def jacfwd(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Jacobian:
-    """Jacobian by forward sweeps: one for each element of the arguments."""
-    return Jacobian(f, argnums, "forward")
-
-
-def jacrev(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Jacobian:
-    """Jacobian by reverse sweeps: one for each element of the result."""
-    return Jacobian(f, argnums, "reverse")
-
-
-def hvp(f: Callable[..., Any], argnums: int = 0) -> Callable[..., Any]:
-    """Hessian-vector products of a scalar function: a tangent sweep over its gradient.
-
-    Returns
-    -------
-    callable
-        ``hvp(f)(x, v)`` is the Hessian of ``f`` at ``x`` times ``v``; further arguments of ``f``
-        follow: ``hvp(f)(x, v, *args)``.
-
-    Examples
-    --------
-    >>> import numpy as np, tapejit as tj
-    >>> tj.hvp(lambda x: np.sum(x**3))(np.array([1.0, 2.0]), np.array([1.0, 0.0]))
-    array([6., 0.])
-    """
-    if argnums != 0:
-        raise ValueError("hvp differentiates with respect to the first argument; reorder them")
-    gradient = jit(grad(f))
-
-    def product(x: Any, v: Any, *args: Any) -> Any:
-        zeros = tuple(_zeros_like(arg) for arg in args)
-        return jvp(gradient, (x, *args), (v, *zeros))[1]
-
-    return product
-
-
-def hessian(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Jacobian:
-    """Hessian of a scalar function: the Jacobian, by tangent sweeps, of its gradient.
-
-    Returns
-    -------
-    callable
-        ``H = hess(*args)``; for a 1-d argument of length n an (n, n) array.
-
-    Examples
-    --------
-    >>> import numpy as np, tapejit as tj
-    >>> tj.hessian(lambda x: x[0] * x[1] ** 2)(np.array([1.0, 2.0]))
-    array([[0., 4.],
-           [4., 2.]])
-    """
-    return Jacobian(jit(grad(f, argnums)), argnums, "forward")
 
 
 # --- tapes ----------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from .interpreters import layout
 from .interpreters.entry import BIND, OBJECT, RUN_FORWARD, RUN_TANGENT
 from .paths import Path, PathTrie
 from .program import Program, Workspace, program_for
-from .recording.record import Constant, record_function
+from .recording.record import Constant, Recording, record_function
 from .recording.tracer import is_traced
 from .tape import Tape
 
@@ -241,6 +241,8 @@ class Variant:
         self.misses = 0
         self.lock = threading.RLock()
         self.check_result: Callable[[Path], None] | None = None
+        #: Makes the recording that is replayed from the one of the function.
+        self.transform: Callable[[Recording, tuple[int, ...]], Recording] | None = None
 
     # --- recording --------------------------------------------------------------------------------
 
@@ -261,6 +263,8 @@ class Variant:
             raise TraceError(
                 f"`{self.function.name}` closes over traced values of an enclosing recording"
             )
+        if self.transform is not None:
+            recording = self.transform(recording, self.wrt)
         if self.misses >= MAX_MISSES:
             return Path(recording)
         with self.lock:
@@ -296,7 +300,8 @@ class Variant:
     def execute(self, values: Sequence[Any], moving: Sequence[Any] = ()) -> tuple[Path, Workspace]:
         """Run the sweep that takes ``values`` in, on the right path; the caller owns the workspace.
 
-        ``moving``: tangents of the differentiated leaves (mode ``"tangent"``).
+        ``moving``: tangents of the differentiated leaves (mode ``"tangent"``), further inputs of a
+        derived tape, or a function that gives them for a path.
         """
         path = self.trie.last
         fresh = path is None
@@ -310,6 +315,7 @@ class Variant:
     def _bound(self, path: Path, values: Sequence[Any], moving: Sequence[Any]) -> Workspace:
         workspace = self.program(path).checkout()
         records = workspace.parameters
+        moving = moving(path) if callable(moving) else moving
         held = []
         for record, value in zip(records, (*values, *moving), strict=True):
             value = as_argument(value)
@@ -338,7 +344,7 @@ class Variant:
             row = path.guard_at(workspace.program.code.starts, start)
             if fresh:
                 # Recording has just decided this branch at this very point: rounding, forced.
-                status = workspace.run(sweep, start + _guard_length(path, row))
+                status = workspace.run(sweep, start + guard_length(path, row))
                 continue
             observed = path.observed(
                 row,
@@ -385,7 +391,8 @@ class Variant:
         return fresh
 
 
-def _guard_length(path: Path, row: int) -> int:
+def guard_length(path: Path, row: int) -> int:
+    """Words of a guard's code."""
     return 3 if path.tape.code[row, 0] == layout.GUARD_EQUAL else 2
 
 
@@ -432,6 +439,7 @@ class Compiled:
 
     mode = "value"
     scalar_seed = False
+    transform: Callable[[Recording, tuple[int, ...]], Recording] | None = None
 
     def __init__(self, function: Function, check: bool = False) -> None:
         self.function = function
@@ -472,6 +480,7 @@ class Compiled:
                 self.scalar_seed,
             )  # fmt: skip
             variant.check_result = self.check_path
+            variant.transform = self.transform
         return variant, values
 
     def settings_key(self) -> Any:

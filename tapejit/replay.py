@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from .compiled import Function, as_argument, collect, normalise, raise_status, typed
+from .compiled import (
+    Function,
+    as_argument,
+    collect,
+    guard_length,
+    normalise,
+    raise_status,
+    typed,
+)
 from .errors import TraceError
 from .interpreters import layout
 from .interpreters.entry import BIND, DELIVER, OBJECT, RUN_FORWARD
@@ -100,7 +108,10 @@ def raise_stopped(path: Path, workspace: Workspace, status: int) -> None:
 
 
 def evaluate(tape: Tape, values: Sequence[Any]) -> list[Any]:
-    """Values of a tape's outputs, in NumPy's types, at values of its inputs."""
+    """Values of a tape's outputs, in NumPy's types, at values of its inputs.
+
+    Guards are passed whatever they see: the tape was recorded at these very values.
+    """
     arguments = [as_argument(value) for value in values]
     return _run(program_for(tape), arguments, None)
 
@@ -117,12 +128,12 @@ def _run(program: Program, values: Sequence[Any], path: Path | None) -> list[Any
         for record, array in zip(workspace.results, arrays, strict=True):
             if array is not None:
                 record[OBJECT] = id(array)
-        status = workspace.run(BIND | RUN_FORWARD | DELIVER)
-        if status != layout.DONE:
+        status = workspace.run(BIND | RUN_FORWARD)
+        while status != layout.DONE:
             if path is not None:
                 raise_stopped(path, workspace, status)
-            row = program.row_at(int(workspace.context[layout.FAILED]))
-            raise_status(status, program.tape, row)
+            status = _past_guard(workspace, status)
+        workspace.run(DELIVER)
         results = [
             workspace.scalars[k] if array is None else array for k, array in enumerate(arrays)
         ]
@@ -131,6 +142,17 @@ def _run(program: Program, values: Sequence[Any], path: Path | None) -> list[Any
         program.give_back(workspace)
     outputs = zip(results, program.tape.outputs, strict=True)
     return [typed(result, leaf.dtype) for result, leaf in outputs]
+
+
+def _past_guard(workspace: Workspace, status: int) -> int:
+    """Go on behind a guard that failed; raise for whatever else stopped a sweep."""
+    word = int(workspace.context[layout.FAILED])
+    program = workspace.program
+    if status != layout.GUARD_FAILED:
+        raise_status(status, program.tape, program.row_at(word))
+    path = Path(Recording(program.tape, None, [], []))
+    row = path.guard_at(program.code.starts, word)
+    return workspace.run(RUN_FORWARD, word + guard_length(path, row))
 
 
 def _prepared(leaf: Any, shape: tuple[int, ...], kind: str, name: str) -> Any:

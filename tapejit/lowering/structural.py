@@ -25,7 +25,10 @@ class _Forward(dict[str, Callable[..., None]]):
 
 
 FORWARD: dict[str, Callable[..., None]] = _Forward()
-LINEAR = {"copy", "sum", "cumsum", "gather", "concatenate", "write", "scatter_write", "scatter_add"}
+LINEAR = {
+    "assemble", "concatenate", "copy", "cumsum", "gather", "scatter_add", "scatter_write", "sum",
+    "write",
+}  # fmt: skip
 
 
 def forward(name: str) -> Callable:
@@ -97,6 +100,15 @@ def _concatenate(
         offset = out.offset + at * out.strides[axis]
         stream.copy(Place(out.space, offset, operand.shape, out.strides), operand)
         at += n
+
+
+@forward("assemble")
+def _assemble(
+    arena: Arena, stream: Stream, operands: list[Place], out: Place, params: tuple
+) -> None:
+    stream.copy(out, zero(arena, out.shape))
+    for operand, (offset, strides) in zip(operands, params[1], strict=True):
+        stream.add(Place(out.space, out.offset + offset, operand.shape, strides), operand)
 
 
 @forward("write")
@@ -282,6 +294,13 @@ def _concatenate_reverse(rev: Any, call: Any) -> None:
         offset = g.offset + at * g.strides[axis]
         rev.contribute(view, Place(g.space, offset, view.shape, g.strides))
         at += view.shape[axis]
+
+
+@reverse("assemble")
+def _assemble_reverse(rev: Any, call: Any) -> None:
+    g = rev.adjoint(call.result)
+    for view, (offset, strides) in zip(call.operands, call.params[1], strict=True):
+        rev.contribute(view, Place(g.space, g.offset + offset, view.shape, strides))
 
 
 @reverse("write")

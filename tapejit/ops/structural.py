@@ -56,6 +56,10 @@ class Structural:
         Whether the result is linear in the active operands together.
     linear_in
         Positions of operands in each of which alone the result is linear.
+    stacked
+        ``stacked(f, operands, params, n)``: result, operands and parameters of the operation on
+        ``n`` copies along a new first axis; ``None`` where it works along trailing axes and its
+        rules broadcast.
     examples
         ``examples(rng)``: cases to test the operation with, away from kinks.
     lowering
@@ -73,6 +77,7 @@ class Structural:
     jvp: Callable[..., Any] | None = None
     linear: bool = False
     linear_in: tuple[int, ...] = ()
+    stacked: Callable[[Any, Sequence[Any], tuple, int], tuple] | None = None
     examples: Callable[[np.random.Generator], list[Example]] | None = None
     lowering: str | None = None
     needed: tuple[int, ...] | None = None
@@ -119,13 +124,13 @@ def _structural(name: str, active: tuple[int, ...] | None = None, **fields: Any)
 # this module: it is imported when a rule runs.
 
 
-def _record(op: str, operands: Sequence[Any], value: Any) -> Any:
+def _record(op: str, operands: Sequence[Any], value: Any, params: tuple = ()) -> Any:
     """Record an operation whose value is known; of constants alone the value is the result."""
     from ..recording.tracer import Tracer, record
 
     for operand in operands:
         if isinstance(operand, Tracer):
-            return record(operand.rec, op, list(operands), value)
+            return record(operand.rec, op, list(operands), value, params)
     return value
 
 
@@ -157,6 +162,18 @@ def _matrix(g: Any) -> Any:
 def _t(x: Any) -> Any:
     """Matrix transpose."""
     return np.swapaxes(x, -1, -2)
+
+
+def _copies(x: Any, n: int) -> Any:
+    """``n`` times the same along a new first axis."""
+    return np.broadcast_to(x, (n, *_shape(x)))
+
+
+def _along_later_axes(f: Any, operands: Sequence[Any], params: tuple, n: int) -> tuple:
+    """The operation on ``n`` copies, where its parameter is an axis or several."""
+    (axes,) = params
+    later = tuple(i + 1 for i in axes) if isinstance(axes, tuple) else axes + 1
+    return _copies(f, n), [_copies(x, n) for x in operands], (later,)
 
 
 def _sum_of(parts: Sequence[Any]) -> Any:
@@ -246,6 +263,7 @@ _structural(
     vjp=_vjp(_sum_vjp),
     jvp=_jvp(lambda t, f, x, axes: np.sum(t, axis=axes)),
     linear=True,
+    stacked=_along_later_axes,
     examples=_sum_examples,
 )
 
@@ -284,7 +302,76 @@ _structural(
     vjp=_concatenate_vjp,
     jvp=_concatenate_jvp,
     linear=True,
+    stacked=_along_later_axes,
     examples=_concatenate_examples,
+)
+
+
+def _window(x: Any, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> Any:
+    """A strided window on the elements of an array in C order (strides in elements)."""
+    from ..recording.tracer import Tracer, as_view
+
+    if shape == ():
+        return np.reshape(x, -1)[offset]
+
+    def view(array: np.ndarray) -> np.ndarray:
+        flat = array.reshape(-1)[offset:] if 0 not in shape else array.reshape(-1)[:0]
+        steps = [array.itemsize * s for s in strides]
+        return np.lib.stride_tricks.as_strided(flat, shape, steps)
+
+    return as_view(x, view) if isinstance(x, Tracer) else view(np.ascontiguousarray(x))
+
+
+def _assembled(parts: Sequence[Any], shape: tuple[int, ...], windows: tuple) -> Any:
+    """Zeros of ``shape``, to which each part is added at its window (offset, strides)."""
+    value = np.zeros(shape)
+    for part, (offset, strides) in zip(parts, windows, strict=True):
+        places = _window(np.arange(value.size), offset, _shape(part), strides)
+        np.add.at(value.reshape(-1), places, _value(part))
+    return _record("assemble", parts, value, (shape, windows))
+
+
+def _assemble_vjp(g: Any, f: Any, operands: Sequence[Any], params: tuple) -> list:
+    g = np.copy(_shaped(g, _shape(f))) if _shape(g) != _shape(f) else g
+    pairs = zip(operands, params[1], strict=True)
+    return [_window(g, offset, _shape(x), strides) for x, (offset, strides) in pairs]
+
+
+def _assemble_jvp(tangents: Sequence[Any], f: Any, operands: Sequence[Any], params: tuple) -> Any:
+    moving = [(t, w) for t, w in zip(tangents, params[1], strict=True) if t is not None]
+    if not moving:
+        return None
+    parts, windows = zip(*moving, strict=True)
+    return _assembled(parts, params[0], windows)
+
+
+def _assemble_stacked(f: Any, operands: Sequence[Any], params: tuple, n: int) -> tuple:
+    shape, windows = params
+    size = int(np.prod(shape))
+    windows = tuple((offset, (size, *strides)) for offset, strides in windows)
+    return _copies(f, n), [_copies(x, n) for x in operands], ((n, *shape), windows)
+
+
+def _assemble_examples(rng: np.random.Generator) -> list[Example]:
+    x, y, z = rng.normal(size=5), rng.normal(size=(2, 3)), rng.normal(size=())
+    cases = [
+        ((x, x[1:]), ((6,), ((1, (1,)), (0, (1,))))),
+        ((y, z), ((3, 3), ((8, (-3, -1)), (4, ())))),
+    ]
+    return [
+        Example(parts, params, lambda *parts, params=params: _assembled(parts, *params))
+        for parts, params in cases
+    ]
+
+
+# The transpose of reading windows of an array: what a reverse sweep receives for its parts.
+_structural(
+    "assemble",
+    vjp=_assemble_vjp,
+    jvp=_assemble_jvp,
+    linear=True,
+    stacked=_assemble_stacked,
+    examples=_assemble_examples,
 )
 # In place: (source, target) and (source, index, target); the result keeps what is overwritten.
 _structural("write", (0, 1), linear=True)
@@ -323,6 +410,24 @@ def _scatter_add_jvp(
     return None if tangents[0] is None else _scatter_added(tangents[0], operands[1], _shape(f))
 
 
+def _gather_stacked(f: Any, operands: Sequence[Any], params: tuple, n: int) -> tuple:
+    base, index = operands
+    index = _further_on(index, int(np.prod(_shape(base))), n)
+    return _copies(f, n), [_copies(base, n), index], params
+
+
+def _scatter_add_stacked(f: Any, operands: Sequence[Any], params: tuple, n: int) -> tuple:
+    source, index = operands
+    index = _further_on(index, int(np.prod(_shape(f))), n)
+    return _copies(f, n), [_copies(source, n), index], params
+
+
+def _further_on(index: Any, size: int, n: int) -> Any:
+    """Flat positions in each of ``n`` arrays of ``size`` that lie one after the other."""
+    first = np.arange(n) * float(size)
+    return index + first.reshape((-1,) + (1,) * len(_shape(index)))
+
+
 def _gather_examples(rng: np.random.Generator) -> list[Example]:
     def reference(base: np.ndarray, index: np.ndarray) -> np.ndarray:
         return base.reshape(-1)[index.astype(np.int64)]
@@ -347,6 +452,7 @@ _structural(
     vjp=lambda g, f, operands, params: (_scatter_added(g, operands[1], _shape(operands[0])), None),
     jvp=_gather_jvp,
     linear=True,
+    stacked=_gather_stacked,
     examples=_gather_examples,
 )
 _structural(
@@ -355,6 +461,7 @@ _structural(
     vjp=lambda g, f, operands, params: (_gathered(g, operands[1]), None),
     jvp=_scatter_add_jvp,
     linear=True,
+    stacked=_scatter_add_stacked,
     examples=_scatter_add_examples,
 )
 _structural("normalise_index", ())
@@ -489,16 +596,27 @@ _structural(
 # --- matrices: products and solves ----------------------------------------------------------------
 
 
+def _product(a: Any, b: Any) -> Any:
+    """``a @ b``; a stack of matrices or columns times one matrix is a single product."""
+    left, right = _shape(a), _shape(b)
+    if len(left) == 3 and len(right) == 2:
+        flat = np.matmul(np.reshape(a, (left[0] * left[1], left[2])), b)
+        return np.reshape(flat, (*left[:2], right[1]))
+    if len(left) == 2 and len(right) == 3 and right[2] == 1:
+        return np.matmul(b[..., 0], _t(a))[..., None]
+    return np.matmul(a, b)
+
+
 def _matmul_vjp(g: Any, f: Any, operands: Sequence[Any], params: tuple) -> Sequence[Any]:
     a, b = operands
-    g = _shaped(g, _shape(f))
-    return np.matmul(g, _t(b)), np.matmul(_t(a), g)
+    g = g if len(_shape(g)) > len(_shape(f)) else _shaped(g, _shape(f))
+    return _product(g, _t(b)), _product(_t(a), g)
 
 
 def _matmul_jvp(tangents: Sequence[Any], f: Any, operands: Sequence[Any], params: tuple) -> Any:
     (a, b), (ta, tb) = operands, tangents
-    left = None if ta is None else np.matmul(ta, b)
-    right = None if tb is None else np.matmul(a, tb)
+    left = None if ta is None else _product(ta, b)
+    right = None if tb is None else _product(a, tb)
     return _sum_of((left, right))
 
 

@@ -26,13 +26,14 @@ class Recording(NamedTuple):
     """A finished recording.
 
     ``leaves`` has an entry for each leaf of the result: the number of the tape's output, or a
-    :class:`Constant`.
+    :class:`Constant`.  ``plan`` says how a derived tape's outputs are put together.
     """
 
     tape: Tape
     structure: Any
     leaves: list
     captured: list[Tracer]
+    plan: Any = None
 
 
 def make_input(rec: Recorder, value: Any, argument: int) -> Tracer:

@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from .errors import UnsupportedError
-from .interpreters.layout import CALL, GUARD_TRUE, WRITE
-from .lowering.scalars import tables
-from .ops.structural import STRUCTURAL
-from .ops.table import OPS
-from .recording.recorder import Recorder, where_am_i
-from .recording.splice import strided
-from .recording.tracer import (
+from ..errors import UnsupportedError
+from ..interpreters.layout import CALL, GUARD_TRUE, WRITE
+from ..lowering.scalars import tables
+from ..ops.structural import STRUCTURAL
+from ..ops.table import OPS
+from ..recording.recorder import Recorder, where_am_i
+from ..recording.splice import strided
+from ..recording.tracer import (
     ArrayTracer,
     Cell,
     ScalarTracer,
@@ -30,7 +30,7 @@ from .recording.tracer import (
     new_array,
     scalar_tracer,
 )
-from .tape import ARRAY, SCALAR, Call, View, row_major
+from ..tape import ARRAY, SCALAR, Call, View, row_major
 
 __all__ = ["Stretch", "pull_back", "push_forward"]
 
@@ -132,7 +132,7 @@ class _Walk:
             value = self.scalar(view.offset)
             if view.shape == ():
                 return value
-            from .recording.functions import broadcast_to
+            from ..recording.functions import broadcast_to
 
             return broadcast_to(value, view.shape)
         buffer = rec.buffers[view.buffer]
@@ -239,7 +239,7 @@ def _zeros(rec: Recorder, size: int) -> ArrayTracer:
 
 def _flat(rec: Recorder, g: Any, shape: tuple[int, ...]) -> ArrayTracer:
     """A cotangent as a flat array that shares nothing."""
-    from .recording.functions import broadcast_to
+    from ..recording.functions import broadcast_to
 
     if np.shape(getattr(g, "value", g)) != shape:
         g = broadcast_to(_traced(rec, g), shape)
@@ -510,7 +510,7 @@ def _peek(moving: _Adjoints, view: View) -> Any:
     if view.buffer == SCALAR:
         t = moving.scalars.get(view.offset)
         if t is not None and view.shape:
-            from .recording.functions import broadcast_to
+            from ..recording.functions import broadcast_to
 
             return broadcast_to(_traced(moving.walk.rec, t), view.shape)
         return t

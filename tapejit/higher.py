@@ -1,0 +1,476 @@
+"""Jacobians, Hessians and Hessian-vector products: functions replayed from derivative tapes.
+
+The function is recorded once for each path; its derivative is a tape (:mod:`tapejit.derive`), and a
+call replays that tape alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from . import pytrees
+from .api import (
+    _float64,
+    _function,
+    _leaf_positions,
+    _tuple,
+    gradient_tree,
+    named,
+    require_scalar,
+)
+from .compiled import Compiled, Function, Variant, as_argument, is_static, normalise
+from .derive import Stretch, pull_back
+from .derive.choose import MODES, Plan, identity, plan_jacobian
+from .derive.tapes import pullback, pushforward
+from .errors import TraceError
+from .interpreters import layout
+from .interpreters.entry import BIND, DELIVER, OBJECT, RUN_FORWARD
+from .paths import Path
+from .program import Workspace
+from .recording.record import Recording
+from .recording.recorder import active, in_recording
+from .recording.tracer import Tracer, value_of
+from .shortcut import Shortcut, usable
+from .tape import size_of
+
+__all__ = ["hessian", "hvp", "jacfwd", "jacobian", "jacrev"]
+
+_HESSIAN_MODES = {
+    "auto": "auto",
+    "forward-over-reverse": "forward",
+    "reverse-over-reverse": "reverse",
+}
+
+
+class Derived(Compiled):
+    """A compiled function whose programs run a tape derived from the recorded one."""
+
+    mode = "value"
+
+    def __init__(self, function: Function, argnums: int | Sequence[int]) -> None:
+        super().__init__(function)
+        self.argnums = argnums
+        self._fast: Shortcut | None = None
+
+    def wrt_leaves(self, args: tuple, kwargs: dict, leaves: list) -> list[int]:
+        return _leaf_positions(self.function.marked(args), _tuple(self.argnums), self.function.name)
+
+    def _run(self, workspace: Workspace, slots: list, tag: str, arrays: list[Any]) -> list[Any]:
+        """Deliver what a sweep has computed."""
+        workspace.prepare(slots, tag)
+        for record, array in zip(workspace.results, arrays, strict=True):
+            if array is not None:
+                record[OBJECT] = id(array)
+        workspace.run(DELIVER)
+        scalars = workspace.scalars
+        return [scalars[k] if array is None else array for k, array in enumerate(arrays)]
+
+
+def _plain(args: Sequence[Any]) -> bool:
+    """Whether arguments are flat: arrays and floats."""
+    return all(type(arg) in (np.ndarray, float, _float64) for arg in args)
+
+
+def _result_arrays(slots: Sequence[Any]) -> list[Any]:
+    return [None if slot.shape == () else np.empty(slot.shape) for slot in slots]
+
+
+# --- Hessian-vector products ----------------------------------------------------------------------
+
+
+class Hvp(Derived):
+    """Hessian-vector products; made by :func:`hvp`."""
+
+    def transform(self, recording: Recording, wrt: tuple[int, ...]) -> Recording:
+        """The pushforward of the pullback."""
+        require_scalar(self.function.name, recording)
+        gradient = pullback(recording.tape, wrt, seeds="one")
+        tape = pushforward(gradient, wrt)
+        return recording._replace(tape=tape, leaves=list(range(len(tape.outputs))))
+
+    def public(self) -> Callable[..., Any]:
+        """The function that users call."""
+        engine = self
+
+        def product(x: Any, v: Any, *args: Any) -> Any:
+            fast = engine._fast
+            if fast is not None:
+                results = fast.call((x, v) if not args else (x, *args, v), ())
+                if results is not None:
+                    return results[0]
+            return engine.general(x, v, args)
+
+        call = named(product, self)
+        call.__name__ = f"hvp of {self.function.name}"
+        return call
+
+    def general(self, x: Any, v: Any, args: tuple) -> Any:
+        """Any call."""
+        if in_recording():
+            return self._inline(x, v, args)
+        full = (x, *args)
+        variant, values = self.find(full, {})
+        moving = self._directions(variant, values, v)
+        path, workspace = variant.execute(values, moving)
+        slots = workspace.program.code.values
+        results = self._run(workspace, slots, "values", _result_arrays(slots))
+        workspace.program.give_back(workspace)
+        self._shorten(variant, path, (*full, v))
+        return gradient_tree(full, 0, results)
+
+    def _directions(self, variant: Variant, values: list, v: Any) -> list[Any]:
+        name = self.function.name
+        leaves = [leaf for leaf in pytrees.flatten(v)[0] if not is_static(leaf)]
+        shapes = [np.shape(values[i]) for i in variant.wrt]
+        if [np.shape(leaf) for leaf in leaves] != shapes:
+            raise ValueError(
+                f"hvp of `{name}`: the vector has shapes {[np.shape(leaf) for leaf in leaves]}, "
+                f"the first argument {shapes}"
+            )
+        return [normalise(leaf, name, True) for leaf in leaves]
+
+    def _shorten(self, variant: Variant, path: Path, args: tuple) -> None:
+        """Have the next call take the short way, where arguments and result are plain."""
+        if "shortcut" not in path.programs:
+            program = variant.program(path)
+            code = program.code
+            simple = (
+                _plain(args)
+                and len(code.parameters) == len(args)
+                and len(code.values) == 1
+                and usable(program)
+            )
+            path.programs["shortcut"] = (
+                Shortcut(program, code.values, "values", reverse=False) if simple else None
+            )
+        self._fast = path.programs["shortcut"]
+
+    def _inline(self, x: Any, v: Any, args: tuple) -> Any:
+        from .api import grad, jvp
+
+        gradient = grad(self.function.function)
+        return jvp(lambda x: gradient(x, *args), (x,), (v,))[1]
+
+
+def hvp(f: Callable[..., Any], argnums: int = 0) -> Callable[..., Any]:
+    """Hessian-vector products of a scalar function: its gradient's tape, pushed forward.
+
+    Returns
+    -------
+    callable
+        ``hvp(f)(x, v)`` is the Hessian of ``f`` at ``x`` times ``v``; further arguments of ``f``
+        follow: ``hvp(f)(x, v, *args)``.
+
+    Notes
+    -----
+    Forward over reverse: Pearlmutter (1994), "Fast exact multiplication by the Hessian".
+
+    Examples
+    --------
+    >>> import numpy as np, tapejit as tj
+    >>> tj.hvp(lambda x: np.sum(x**3))(np.array([1.0, 2.0]), np.array([1.0, 0.0]))
+    array([6., 0.])
+    """
+    if argnums != 0:
+        raise ValueError("hvp differentiates with respect to the first argument; reorder them")
+    return Hvp(_function(f), 0).public()
+
+
+# --- Jacobians and Hessians -----------------------------------------------------------------------
+
+
+class Jacobian(Derived):
+    """A compiled Jacobian or Hessian; made by :func:`jacobian`, :func:`hessian` and their like.
+
+    Parameters
+    ----------
+    mode
+        ``"auto"``, ``"forward"`` or ``"reverse"``.
+    of_gradient
+        Whether the function is differentiated twice.
+    explain
+        Whether a call also returns the :class:`~tapejit.derive.choose.Choice`.
+    """
+
+    def __init__(
+        self,
+        function: Function,
+        argnums: int | Sequence[int],
+        mode: str,
+        of_gradient: bool,
+        explain: bool,
+    ) -> None:
+        super().__init__(function, argnums)
+        self.way = mode
+        self.of_gradient = of_gradient
+        self.explain = explain
+
+    def transform(self, recording: Recording, wrt: tuple[int, ...]) -> Recording:
+        """The tape of the whole Jacobian, or of some directions."""
+        tape = recording.tape
+        if self.of_gradient:
+            require_scalar(self.function.name, recording)
+            tape = pullback(tape, wrt, seeds="one")
+        numeric = [leaf for leaf in recording.leaves if isinstance(leaf, int)]
+        if not self.of_gradient and len(numeric) != len(recording.leaves):
+            raise TraceError(
+                f"jacobian of `{self.function.name}`: the result has leaves that are not numeric"
+            )
+        plan = plan_jacobian(tape, wrt, self.way)
+        return recording._replace(tape=plan.tape, plan=plan)
+
+    def public(self) -> Callable[..., Any]:
+        """The function that users call."""
+        engine = self
+
+        def call(*args: Any) -> Any:
+            fast = engine._fast
+            if fast is not None:
+                results = fast.call(args, ())
+                if results is not None:
+                    return results[0]
+            return engine.general(args)
+
+        kind = "hessian" if self.of_gradient else "jacobian"
+        call = named(call, self)
+        call.__name__ = f"{kind} of {self.function.name}"
+        return call
+
+    def general(self, args: tuple) -> Any:
+        """Any call."""
+        if in_recording():
+            return self._inline(args)
+        variant, values = self.find(args, {})
+        path, workspace = variant.execute(values, self._first_seeds)
+        plan: Plan = path.recording.plan
+        slots = workspace.program.code.values
+        if plan.whole:
+            flat = self._run(workspace, slots, "values", _result_arrays(slots))
+        else:
+            flat = self._by_blocks(workspace, plan)
+        workspace.program.give_back(workspace)
+        self._shorten(variant, path, args)
+        result = self._tree(args, path, plan, flat)
+        return (result, plan.choice) if self.explain else result
+
+    def _first_seeds(self, path: Path) -> list[Any]:
+        plan: Plan = path.recording.plan
+        return [] if plan.whole else _block(plan, 0)
+
+    def _by_blocks(self, workspace: Workspace, plan: Plan) -> list[Any]:
+        """Blocks of directions, sweep by sweep; the first sweep has run already."""
+        n, count = plan.choice.per_sweep, plan.choice.directions
+        slots = workspace.program.code.values
+        received = plan.outputs if plan.choice.mode == "forward" else plan.inputs
+        rows = [np.empty((count, *shape)) for shape in received]
+        n_seeds = len(plan.seeded)
+        seeded = workspace.parameters[len(workspace.parameters) - n_seeds :]
+        for first in range(0, count, n):
+            at = min(first, count - n)
+            if first:
+                seeds = [as_argument(seed) for seed in _block(plan, at)]
+                for record, seed in zip(seeded, seeds, strict=True):
+                    record[OBJECT] = id(seed)
+                status = workspace.run(BIND | RUN_FORWARD)
+                if status != layout.DONE:
+                    raise RuntimeError(f"a sweep stopped with status {status}")
+            blocks = self._run(workspace, slots, "values", _result_arrays(slots))
+            for row, block in zip(rows, blocks, strict=True):
+                row[at : at + n] = block
+        return _cut(rows, plan)
+
+    def _tree(self, args: tuple, path: Path, plan: Plan, flat: list[Any]) -> Any:
+        """The blocks in the structures of result and arguments."""
+        width = len(plan.inputs)
+        trees = [
+            gradient_tree(args, self.argnums, flat[i : i + width])
+            for i in range(0, len(flat), width)
+        ]
+        if self.of_gradient:
+            return gradient_tree(args, self.argnums, trees)
+        return pytrees.unflatten(path.recording.structure, trees)
+
+    def _shorten(self, variant: Variant, path: Path, args: tuple) -> None:
+        """Have the next call take the short way, where it has one array as its result."""
+        if "shortcut" not in path.programs:
+            program, plan = variant.program(path), path.recording.plan
+            simple = (
+                plan.whole
+                and not self.explain
+                and isinstance(self.argnums, int)
+                and _plain(args)
+                and len(program.code.parameters) == len(args)
+                and len(plan.outputs) == len(plan.inputs) == 1
+                and path.recording.structure.num_nodes == 1
+                and usable(program)
+            )
+            path.programs["shortcut"] = (
+                Shortcut(program, program.code.values, "values", reverse=False) if simple else None
+            )
+        self._fast = path.programs["shortcut"]
+
+    # --- inside of a recording --------------------------------------------------------------------
+
+    def _inline(self, args: tuple) -> Any:
+        from .api import grad
+        from .recording.functions import stack
+
+        chosen = _tuple(self.argnums)
+        leaves, structure = pytrees.flatten(tuple(args[n] for n in chosen))
+        python = self.function.function
+        function = grad(python, self.argnums) if self.of_gradient else python
+
+        def restricted(*moving: Any) -> Any:
+            full = list(args)
+            for n, part in zip(chosen, pytrees.unflatten(structure, list(moving)), strict=True):
+                full[n] = part
+            return function(*full)
+
+        stretch = Stretch(active(), restricted, leaves)
+        try:
+            outputs, out_structure = pytrees.flatten(stretch.result)
+            trees = []
+            for output in outputs:
+                shape = np.shape(value_of(output))
+                rows = []
+                for k in range(math.prod(shape)):
+                    seed = np.zeros(shape)
+                    seed.reshape(-1)[k] = 1.0
+                    rows.append(pull_back(stretch, [(output, seed[()])]))
+                columns = [
+                    stack(list(column)).reshape(
+                        shape + np.shape(leaf.value if isinstance(leaf, Tracer) else leaf)
+                    )
+                    for column, leaf in zip(zip(*rows, strict=True), leaves, strict=True)
+                ]
+                tree = pytrees.unflatten(structure, columns)
+                trees.append(tree[0] if isinstance(self.argnums, int) else tree)
+        finally:
+            stretch.close()
+        return pytrees.unflatten(out_structure, trees)
+
+
+def _block(plan: Plan, first: int) -> list[Any]:
+    """Seeds of the directions from ``first`` on."""
+    n, count = plan.choice.per_sweep, plan.choice.directions
+    seeds = identity(plan.seeded, first, min(n, max(count, 1)))
+    return [seed[0][()] if n == 1 or count == 0 else seed for seed in seeds]
+
+
+def _cut(rows: list[np.ndarray], plan: Plan) -> list[np.ndarray]:
+    """Rows of directions as blocks: for each output, each input, of both shapes."""
+    blocks = []
+    if plan.choice.mode == "reverse":
+        at = 0
+        for shape in plan.outputs:
+            n = size_of(shape)
+            blocks += [row[at : at + n].reshape(shape + row.shape[1:]) for row in rows]
+            at += n
+        return blocks
+    for row in rows:
+        columns = np.moveaxis(row, 0, -1)
+        at = 0
+        for shape in plan.inputs:
+            n = size_of(shape)
+            part = np.ascontiguousarray(columns[..., at : at + n])
+            blocks.append(part.reshape(row.shape[1:] + shape))
+            at += n
+    return blocks
+
+
+def jacobian(
+    f: Callable[..., Any],
+    argnums: int | Sequence[int] = 0,
+    mode: str = "auto",
+    explain: bool = False,
+) -> Callable[..., Any]:
+    """Jacobian of a function, by tangents or cotangents, many of them in one sweep.
+
+    Parameters
+    ----------
+    f
+        A function written in NumPy.
+    argnums
+        Which positional arguments to differentiate with respect to; a sequence gives a tuple.
+    mode
+        ``"forward"`` (a tangent for each element of the arguments), ``"reverse"`` (a cotangent for
+        each element of the result), or ``"auto"``: what predicted costs say.
+    explain
+        Return ``jacobian, choice``: a :class:`~tapejit.derive.choose.Choice` that prints the mode,
+        the directions in a sweep and the predicted costs.
+
+    Returns
+    -------
+    callable
+        ``J = jac(*args)``; for array in, array out, ``J.shape == result.shape + argument.shape``.
+
+    Raises
+    ------
+    ValueError
+        For a mode that is not known.
+
+    Examples
+    --------
+    >>> import numpy as np, tapejit as tj
+    >>> tj.jacobian(lambda x: x**2)(np.array([1.0, 2.0]))
+    array([[2., 0.],
+           [0., 4.]])
+    >>> f = lambda x: np.stack([np.sum(np.sin(x)), np.prod(x)])
+    >>> _, choice = tj.jacobian(f, explain=True)(np.ones(50))
+    >>> choice.mode, choice.directions
+    ('reverse', 2)
+    """
+    if mode not in MODES:
+        raise ValueError(f"jacobian: mode must be one of {', '.join(MODES)}, got {mode!r}")
+    return Jacobian(_function(f), argnums, mode, False, explain).public()
+
+
+def jacfwd(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., Any]:
+    """Jacobian by tangents: one for each element of the arguments."""
+    return jacobian(f, argnums, "forward")
+
+
+def jacrev(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., Any]:
+    """Jacobian by cotangents: one for each element of the result."""
+    return jacobian(f, argnums, "reverse")
+
+
+def hessian(
+    f: Callable[..., Any],
+    argnums: int | Sequence[int] = 0,
+    mode: str = "auto",
+    explain: bool = False,
+) -> Callable[..., Any]:
+    """Hessian of a scalar function: the Jacobian of its gradient.
+
+    Parameters
+    ----------
+    f, argnums, explain
+        As for :func:`jacobian`.
+    mode
+        ``"forward-over-reverse"``, ``"reverse-over-reverse"`` or ``"auto"``.
+
+    Returns
+    -------
+    callable
+        ``H = hess(*args)``; for a 1-d argument of length n an (n, n) array.
+
+    Raises
+    ------
+    ValueError
+        For a mode that is not known.
+
+    Examples
+    --------
+    >>> import numpy as np, tapejit as tj
+    >>> tj.hessian(lambda x: x[0] * x[1] ** 2)(np.array([1.0, 2.0]))
+    array([[0., 4.],
+           [4., 2.]])
+    """
+    if mode not in _HESSIAN_MODES:
+        raise ValueError(f"hessian: mode must be one of {', '.join(_HESSIAN_MODES)}, got {mode!r}")
+    return Jacobian(_function(f), argnums, _HESSIAN_MODES[mode], True, explain).public()
