@@ -40,6 +40,9 @@ from .higher import jacfwd as jacfwd
 from .higher import jacobian as jacobian
 from .higher import jacrev as jacrev
 from .tape import Tape as Tape
+from .tapes import gradient_tape as gradient_tape
+from .tapes import jvp_tape as jvp_tape
+from .tapes import vjp_tape as vjp_tape
 from .tensors.backward import autograd_grad as autograd_grad
 from .tensors.grad_mode import enable_grad as enable_grad
 from .tensors.grad_mode import is_grad_enabled as is_grad_enabled
@@ -47,8 +50,5 @@ from .tensors.grad_mode import no_grad as no_grad
 from .tensors.grad_mode import set_grad_enabled as set_grad_enabled
 from .tensors.tensor import Tensor as Tensor
 from .tensors.tensor import tensor as tensor
-from .tapes import gradient_tape as gradient_tape
-from .tapes import jvp_tape as jvp_tape
-from .tapes import vjp_tape as vjp_tape
 
 __version__ = "0.1.0"
