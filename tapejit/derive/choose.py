@@ -15,7 +15,8 @@ import numpy as np
 from ..interpreters.layout import CALL, WRITE
 from ..ops.table import OPS
 from ..tape import Call, Leaf, Tape, View, size_of
-from .tapes import pullback, pushforward, repeats
+from .rules import overwrites
+from .tapes import pullback, pushforward
 
 __all__ = ["MODES", "Choice", "Plan", "plan_jacobian"]
 
@@ -131,7 +132,7 @@ def identity(shapes: Sequence[tuple[int, ...]], first: int, n: int) -> list[np.n
 def directions_per_sweep(tape: Tape, derived: Tape, count: int) -> int:
     """How many directions share a sweep, so that what a few instructions need stays in cache."""
     scalar_rows = int((derived.code[:, 0] < WRITE).sum())
-    if count <= 1 or repeats(tape) or scalar_rows > MOST_SCALAR_ROWS:
+    if count <= 1 or overwrites(tape) or scalar_rows > MOST_SCALAR_ROWS:
         return 1
     largest = max([call.result.size for call in derived.calls[len(tape.calls) :]], default=1)
     n = max(BLOCK // max(largest, 1), 8)
@@ -141,8 +142,8 @@ def directions_per_sweep(tape: Tape, derived: Tape, count: int) -> int:
 def predicted(tape: Tape, derived: Tape, count: int, per_sweep: int) -> float:
     """Nanoseconds for all directions, by the model above."""
     values = _rows_cost(tape.code, tape.calls, 1)
-    calls = derived.calls[len(tape.calls) :] if not repeats(tape) else derived.calls
-    rows = derived.code[len(tape.code) :] if not repeats(tape) else derived.code
+    calls = derived.calls[len(tape.calls) :] if not overwrites(tape) else derived.calls
+    rows = derived.code[len(tape.code) :] if not overwrites(tape) else derived.code
     sweeps = -(-count // max(per_sweep, 1))
     return sweeps * (values + _rows_cost(rows, calls, per_sweep))
 

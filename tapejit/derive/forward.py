@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 
 from ..builder import TapeBuilder
-from ..interpreters.layout import WRITE
 from ..lowering.scalars import tables
 from ..ops.table import OPS
 from ..tape import SCALAR, Call, Tape, View, row_major, size_of
 from . import scalars
-from .rules import jvp_rule, read_inputs
+from .rules import WRITES, jvp_rule, overwrites, read_inputs
 from .scalars import compiled
-from .sweep import WRITES, Sweep, addresses, differentiable, gathered
+from .sweep import Sweep, addresses, differentiable, gathered
 from .templates import F, G, X, push_template
 from .views import compose, stretched
 
@@ -33,8 +32,8 @@ def push_forward(
     Parameters
     ----------
     builder
-        With the tape's rows; without them where the tape writes in place (:func:`repeats`): then
-        they are repeated here, each before its tangent.
+        With the tape's rows; without them where the tape writes in place: then they are repeated
+        here, each before its tangent.
     tangents
         For each of ``wrt`` its tangent, of the input's shape.
     wrt
@@ -46,11 +45,6 @@ def push_forward(
         A view of each output's shape; None where it is zero.
     """
     return _Forward(tape, builder, wrt).run(tangents)
-
-
-def repeats(tape: Tape) -> bool:
-    """Whether tangents must be computed along with the values: the tape overwrites some of them."""
-    return bool((tape.code[:, 0] == WRITE).any()) or any(c.op in WRITES for c in tape.calls)
 
 
 class ForwardSweep(Sweep):
@@ -102,7 +96,7 @@ class _Forward(ForwardSweep):
 
     def __init__(self, tape: Tape, builder: TapeBuilder, wrt: Sequence[int]) -> None:
         super().__init__(tape, builder, wrt)
-        self.repeat = repeats(tape)
+        self.repeat = overwrites(tape)
         self.original = tape.code.copy()
         self.held = np.full(max(self.n_compact, 1), -1, np.int32)
         #: Tangents of whole buffers: views of lead + some shape.

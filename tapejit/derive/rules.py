@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from ..interpreters.layout import WRITE
 from ..lowering.rules import Rule, jvp_tape, vjp_tape
 from ..ops.structural import STRUCTURAL
 from ..tape import SCALAR, Call, Tape, View
 
-__all__ = ["jvp_rule", "live_rows", "read_inputs", "vjp_rule"]
+__all__ = ["WRITES", "jvp_rule", "live_rows", "overwrites", "read_inputs", "vjp_rule"]
+
+#: Array instructions that write in place.
+WRITES = ("write", "scatter_write")
 
 
 def vjp_rule(call: Call, wanted: tuple[bool, ...], lead: tuple[int, ...]) -> Rule | None:
@@ -37,6 +42,11 @@ def _stacked(rule: Any, f: Any, operands: tuple, params: tuple, n: int) -> tuple
     return rule.stacked(f, operands, params, n)
 
 
+def _joined(parts: list[Sequence[Any]]) -> list[Any]:
+    """Results for each direction along a new first axis: users' rules take one at a time."""
+    return [None if part[0] is None else np.stack(part) for part in zip(*parts, strict=True)]
+
+
 @functools.lru_cache(maxsize=1024)
 def _vjp_of_many(
     op: str, result: tuple, shapes: tuple, params: tuple, wanted: tuple[bool, ...], n: int
@@ -44,12 +54,16 @@ def _vjp_of_many(
     from ..recording.record import record_shapes
 
     rule = STRUCTURAL[op]
+    rule.refuse_closed_over(wanted)
     if rule.vjp is None:
         return None
     kept: list[int] = []
 
     def run(g: Any, f: Any, *operands: Any) -> tuple:
-        parts = rule.vjp(g, *_stacked(rule, f, operands, params, n))
+        if op in STRUCTURAL:
+            parts = rule.vjp(g, *_stacked(rule, f, operands, params, n))
+        else:
+            parts = _joined([rule.vjp(g[k], f, operands, params) for k in range(n)])
         kept.clear()
         kept.extend(i for i, part in enumerate(parts) if part is not None and wanted[i])
         return tuple(np.broadcast_to(parts[i], (n, *shapes[i])) for i in kept)
@@ -65,24 +79,36 @@ def _jvp_of_many(
     from ..recording.record import record_shapes
 
     rule = STRUCTURAL[op]
+    rule.refuse_closed_over(active)
     if rule.jvp is None:
         return None
 
     def run(f: Any, *rest: Any) -> tuple:
         operands, given = rest[: len(shapes)], iter(rest[len(shapes) :])
         tangents = [next(given) if is_active else None for is_active in active]
-        out = rule.jvp(tangents, *_stacked(rule, f, operands, params, n))
+        if op in STRUCTURAL:
+            out = rule.jvp(tangents, *_stacked(rule, f, operands, params, n))
+        else:
+            each = [[None if t is None else t[k] for t in tangents] for k in range(n)]
+            (out,) = _joined([(rule.jvp(ts, f, operands, params),) for ts in each])
         return (np.zeros((n, *result)) if out is None else np.broadcast_to(out, (n, *result)),)
 
     moving = tuple((n, *shape) for shape, on in zip(shapes, active, strict=True) if on)
     return record_shapes(run, (result, *shapes, *moving), f"{op} rule")
 
 
+def overwrites(tape: Tape) -> bool:
+    """Whether a tape writes in place."""
+    return bool((tape.code[:, 0] == WRITE).any()) or any(c.op in WRITES for c in tape.calls)
+
+
 @functools.lru_cache(maxsize=4096)
 def live_rows(tape: Tape) -> tuple[int, ...]:
-    """The rows of a rule's tape that its outputs need (rules do not write in place)."""
+    """The rows of a rule's tape that its outputs need; all where it writes in place."""
     from ..listing import rows
 
+    if overwrites(tape):
+        return tuple(range(len(tape)))
     needed = {_key(leaf.view) for leaf in tape.outputs}
     kept = []
     for row in reversed(list(rows(tape))):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..builder import TapeBuilder
+from ..errors import UnsupportedError
 from ..interpreters.layout import CALL, WRITE
 from ..lowering.scalars import tables
 from ..ops.structural import STRUCTURAL
@@ -15,14 +16,13 @@ from ..ops.table import OPS
 from ..tape import ARRAY, SCALAR, Call, Tape, View, size_of
 from . import scalars
 from .fold import evaluated
-from .rules import live_rows
+from .rules import WRITES, live_rows, overwrites
 from .scalars import compiled
 from .templates import CONSTANT, NAMES, Template, pack
 from .views import compose, stretched, uniform
 
-__all__ = ["WRITES", "Sweep", "addresses", "differentiable", "gathered", "positions"]
+__all__ = ["Sweep", "addresses", "differentiable", "gathered", "positions"]
 
-WRITES = ("write", "scatter_write")
 #: Operations of constants are evaluated while deriving up to this many elements.
 FOLD_UP_TO = 1 << 20
 
@@ -295,6 +295,8 @@ class _Splice:
         self.place = place
         self.scalars: dict[int, View] = {}
         self.buffers: dict[int, View] = {}  # what stands for a buffer, its elements in C order
+        #: Users' rules may write into what they made: then everything is made anew.
+        self.writes = overwrites(tape)
         ids, values = tape.scalar_constants
         for number, value in zip(ids.tolist(), values.tolist(), strict=True):
             self.scalars[number] = self.builder.constant_view(value)
@@ -331,28 +333,33 @@ class _Splice:
             op, out, *operands = code[row]
             if op == CALL:
                 self._call(tape.calls[out])
-            elif op < WRITE:
-                arity = OPS[NAMES[op]].arity
-                views = [self.view(tape.element(element)) for element in operands[:arity]]
-                self.scalars[out] = self.sweep.apply(NAMES[op], views, (), self.place)
+                continue
+            if op > WRITE:
+                raise UnsupportedError(f"the {tape.name} branches on a traced value; use np.where")
+            arity = 2 if op == WRITE else OPS[NAMES[op]].arity
+            views = [self.view(tape.element(element)) for element in operands[:arity]]
+            if op == WRITE:
+                target, source = (self.builder.element(view) for view in views)
+                save = self.builder.write(target, source, self.place)
+                self.scalars[out] = View(SCALAR, save, (), ())
             else:
-                raise AssertionError("rules neither branch nor write in place")
+                self.scalars[out] = self.sweep.apply(NAMES[op], views, (), self.place)
         return [self.view(leaf.view) for leaf in tape.outputs]
 
     def _call(self, call: Call) -> None:
         views = [self.view(view) for view in call.operands]
-        if call.op in OPS:
-            result = self.sweep.apply(call.op, views, call.result.shape, self.place)
-            self._define(call.result, result)
-            return
-        if call.op == "copy":  # rules never write in place: the operand serves as well
-            self._define(call.result, stretched(views[0], call.result.shape))
-            return
         shape = call.result.shape
-        values = [self.builder.value_of(view) for view in views]
-        if all(value is not None for value in values) and size_of(shape) <= FOLD_UP_TO:
-            self._define(call.result, self._constant(evaluated(call, values), shape))
-            return
+        if not self.writes:
+            if call.op in OPS:
+                self._define(call.result, self.sweep.apply(call.op, views, shape, self.place))
+                return
+            if call.op == "copy":  # nothing is written in place: the operand serves as well
+                self._define(call.result, stretched(views[0], shape))
+                return
+            values = [self.builder.value_of(view) for view in views]
+            if all(value is not None for value in values) and size_of(shape) <= FOLD_UP_TO:
+                self._define(call.result, self._constant(evaluated(call, values), shape))
+                return
         if call.result.buffer == SCALAR:
             fresh = View(SCALAR, self.builder.new_scalars(1), shape, (0,) * len(shape))
         else:

@@ -9,11 +9,12 @@ import numpy as np
 from ..builder import TapeBuilder
 from ..errors import TraceError
 from ..tape import Leaf, Tape, View
-from .forward import push_forward, repeats
+from .forward import push_forward
 from .forward_many import push_forward_many
 from .reverse import pull_back
+from .rules import overwrites
 
-__all__ = ["floating", "pullback", "pushforward", "repeats"]
+__all__ = ["floating", "overwrites", "pullback", "pushforward"]
 
 #: What seeds may be: ``"inputs"``, ``"one"``, or constants.
 Seeds = str | Sequence[np.ndarray]
@@ -90,7 +91,7 @@ def pushforward(
     """
     lead = _lead(tape, directions)
     name = f"pushforward of {tape.name}"
-    builder = TapeBuilder(tape, name=name, with_rows=not repeats(tape))
+    builder = TapeBuilder(tape, name=name, with_rows=not overwrites(tape))
     names = [f"d{builder.input_names[i]}" for i in wrt]
     given = _seeds(builder, seeds, [tape.inputs[i].view for i in wrt], lead, names)
     if directions:
@@ -102,7 +103,7 @@ def pushforward(
 
 
 def _lead(tape: Tape, directions: int) -> tuple[int, ...]:
-    if directions and repeats(tape):
+    if directions and overwrites(tape):
         raise TraceError(f"`{tape.name}` writes in place: its derivatives go one direction a sweep")
     return (directions,) if directions else ()
 
