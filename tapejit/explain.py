@@ -177,8 +177,9 @@ def _short(value: Any) -> str:
     if array.dtype == bool and array.ndim == 0:
         return str(bool(array))
     if array.ndim > 0 and array.size > SHORT:
-        shape = " x ".join(map(str, array.shape))
-        return f"{shape} numbers, {array.min():.4g} to {array.max():.4g}"
+        lowest, highest = array.min(), array.max()
+        numbers = f"all {lowest:.6g}" if lowest == highest else f"{lowest:.4g} to {highest:.4g}"
+        return f"{' x '.join(map(str, array.shape))} numbers, {numbers}"
     digits = np.array2string(
         array, separator=", ", formatter={"all": _digits}, max_line_width=10**6
     )

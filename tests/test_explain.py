@@ -358,6 +358,7 @@ def test_long_arrays_are_summarised():
     text = str(tj.explain(lambda x: np.sum(x * x), np.linspace(-1.0, 1.0, 50).reshape(5, 10)))
     assert "5 x 10 numbers, -1 to 1" in text
     assert "5 x 10 numbers, -2 to 2" in text
+    assert "5 x 10 numbers, all 1" in text
 
 
 def test_guards_and_writes_in_the_table():
