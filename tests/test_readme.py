@@ -30,6 +30,12 @@ def test_code_blocks_run_and_print_what_they_say(
         printed = capsys.readouterr().out.splitlines()
         promised = re.findall(r"^# prints: (.*)$", block, re.MULTILINE)
         assert not promised or printed == promised, block
+        table = re.search(re.escape(block) + r"```\n\n```text\n(.*?)^```$", README, re.M | re.S)
+        if table:
+            # The places of lines name the block's file; dashes are as wide as the widest of them.
+            strip = [re.sub(r"\w+\.py(:\d+)|--+$", r"\1", line).rstrip() for line in printed]
+            wanted = [re.sub(r"\w+\.py(:\d+)|--+$", r"\1", line) for line in table[1].splitlines()]
+            assert strip == [line.rstrip() for line in wanted], block
     assert (tmp_path / "area.svg").stat().st_size > 0
 
 
