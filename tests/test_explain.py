@@ -435,3 +435,21 @@ def test_the_graph_is_drawn_with_values_and_derivatives():
     tangents = np.zeros(2), np.zeros(2), 1.0
     forward = tj.explain(squared_error, *args, mode="forward", tangents=tangents).draw()
     assert ">0.25, tangent -1<" in forward
+
+
+def test_staged_loops_and_custom_rules_are_single_nodes():
+    def looped(x):
+        total, squares = tj.scan(lambda c, t: (np.sin(c) * t + c, c * c), x[0], x)
+        return total + squares.sum()
+
+    table = tj.explain(looped, X)
+    assert [row.op for row in table] == ["add", "sum", "loop", "input"]
+    np.testing.assert_allclose(table["x"].adjoint, tj.grad(looped)(X), rtol=1e-14)
+
+    @tj.custom_vjp
+    def square(x):
+        return x * x
+
+    square.defvjp(lambda x: (x * x, x), lambda x, g: (g * 3.0 * x,))  # not 2 x: by the rule
+    table = tj.explain(lambda x: np.sin(square(x)), 2.0)
+    assert table["x"].adjoint == pytest.approx(np.cos(4.0) * 6.0, rel=1e-14)
