@@ -434,7 +434,7 @@ for count in counts.tolist():
     x_long = np.linspace(0.0, 1.0, count)
     assert np.allclose(by_forward(x_long), by_reverse(x_long), rtol=1e-12)
     once = seconds(value, x_long, repeat=100)
-    times["forward"].append(seconds(by_forward, x_long, repeat=1) / once)
+    times["forward"].append(seconds(by_forward, x_long, repeat=4) / once)
     times["reverse"].append(seconds(by_reverse, x_long, repeat=100) / once)
     memory["forward"].append(dual_bytes(np.eye(count), depth=100) / count)
     memory["reverse"].append(reverse_bytes(count, depth=100) / count)
