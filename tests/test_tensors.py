@@ -380,12 +380,11 @@ def test_graphs_are_freed_with_their_last_tensor():
 
 def test_a_loop_lays_out_once():
     x = tj.tensor(_rng().standard_normal(7), requires_grad=True)
-    before = dict(plans.counts)
+    before = plans.counts["laid out"]
     for k in range(10):
         (np.cosh(x) * (0.1 * k)).sum().backward()
         x.zero_grad()
-    assert plans.counts["laid out"] - before["laid out"] == 1
-    assert plans.counts["found"] - before["found"] == 9
+    assert plans.counts["laid out"] - before == 1
 
 
 # --- bad input ------------------------------------------------------------------------------------
@@ -457,3 +456,17 @@ def test_changed_values_are_caught():
         x += 1.0
     with pytest.raises(TraceError, match=r"changed in place.*add=.*test_tensors"):
         y.backward()
+
+
+def test_errors_name_the_line_that_recorded():
+    def line(tensor):
+        return [tensor.rec.place(i) for i in range(len(tensor.rec.codes))][-1]
+
+    x = tj.tensor([1.0, 2.0], requires_grad=True)
+    a = tj.tensor(2.0, requires_grad=True)
+    for make in (
+        lambda: np.sin(x), lambda: x * 2.0, lambda: np.sum(x), lambda: x.sum(), lambda: a * a,
+        lambda: x.T @ x, lambda: a * x, lambda: -x, lambda: x[0] * a,
+    ):  # fmt: skip
+        place = line(make())
+        assert "test_tensors.py" in place, place

@@ -139,12 +139,12 @@ def _count(change: int) -> None:
 
 
 class Home:
-    """The thread in which a recording goes on; 0 while it pauses."""
+    """The thread of a recording; ``ident`` is 0 while it pauses."""
 
-    __slots__ = ("ident",)
+    __slots__ = ("ident", "thread")
 
-    def __init__(self, ident: int) -> None:
-        self.ident = ident
+    def __init__(self, thread: int) -> None:
+        self.ident = self.thread = thread
 
 
 class Recorder:

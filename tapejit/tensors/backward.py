@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from threading import get_ident
 from typing import Any
 
 import numpy as np
 
 from ..errors import TraceError
 from ..recording.recorder import where_am_i
+from ..recording.tracer import Cell, current_element
 from ..tape import View
 from .enter import Tensor, check_synced, new_scalar, new_view
-from .grad_mode import state
 from .pieces import NOWHERE, Piece
-from .plans import Plan, pieces_of, plan_for
+from .plans import LONG, Plan, keep_quick, pieces_of, plan_for, quick_plan
 from .values import check_sources
 
 __all__ = ["autograd_grad", "backward"]
@@ -21,6 +22,8 @@ __all__ = ["autograd_grad", "backward"]
 
 def backward(tensor: Any, gradient: Any, retain_graph: bool) -> None:
     """See :meth:`tapejit.Tensor.backward`."""
+    if gradient is None and type(tensor.rec) is Piece and _quickly(tensor, retain_graph):
+        return
     seed = _seed(tensor, gradient, "backward")
     if tensor.is_root:
         accumulate(tensor, np.ones(tensor.shape)[()] if seed is None else seed)
@@ -28,6 +31,43 @@ def backward(tensor: Any, gradient: Any, retain_graph: bool) -> None:
     _check_graph(tensor)
     for leaf, g in cotangents([tensor], [seed], [], retain_graph)[0]:
         accumulate(leaf, g)
+
+
+def _quickly(tensor: Any, retain_graph: bool) -> bool:
+    """The common case: a number, computed in one piece, a known plan.  False for all others."""
+    piece = tensor.rec
+    if (
+        piece.reads or piece.hooks or piece.freed or piece.spent or piece.shared
+        or tensor.ndim or piece.thread != get_ident()
+    ):  # fmt: skip
+        return False
+    element = current_element(tensor)
+    short = len(piece.code) <= LONG
+    plan = quick_plan(piece, element) if short else None
+    if plan is None:
+        plan = plan_for((piece,), ((0, tensor.view),), (), scalar_seed=True)
+        if not plan.is_quick:
+            return False
+        if short:
+            keep_quick(piece, element, plan)
+    found = plan.quick(piece)
+    if found is None:
+        return False
+    sources = piece.sources
+    if retain_graph:
+        piece.limit = 0
+    elif plan.covers_all:
+        piece.release()
+    else:
+        piece.limit = 0
+        piece.freed = (plan.rows[0],)
+    for number, g in zip(plan.targets, found):  # noqa: B905
+        leaf = sources[number].leaf
+        if leaf._grad is None and not leaf.hooks and leaf.ndim:
+            leaf._grad = new_view(g, Cell(-1, g, False, NOWHERE))
+        else:
+            accumulate(leaf, g)
+    return True
 
 
 def _seed(tensor: Any, gradient: Any, name: str) -> Any:
@@ -61,11 +101,7 @@ def _check_graph(tensor: Any) -> None:
 
 def _located(tensor: Any) -> tuple[Piece, View]:
     """Piece and place of an output."""
-    if tensor.rec is NOWHERE:  # a view of a leaf
-        from .pieces import root_piece
-
-        tensor = root_piece(state).local(tensor)
-    elif tensor.ndim:
+    if tensor.ndim:
         check_synced(tensor)
     tensor.rec.check_use()
     if tensor.rec.spent:
@@ -143,7 +179,7 @@ def finish(plan: Plan, pieces: Sequence[Piece], retain_graph: bool) -> None:
         if all_of_it and len(rows):
             piece.release()
         else:
-            piece.freed.append(rows)
+            piece.freed = [*piece.freed, rows]
 
 
 def accumulate(leaf: Any, g: Any) -> None:
@@ -163,8 +199,6 @@ def accumulate(leaf: Any, g: Any) -> None:
 
 def _fresh(g: Any) -> Any:
     if isinstance(g, np.ndarray) and g.ndim:
-        from ..recording.tracer import Cell
-
         return new_view(g, Cell(-1, g, False, NOWHERE))
     return new_scalar(np.float64(g))
 

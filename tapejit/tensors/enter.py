@@ -148,7 +148,7 @@ def check_synced(tensor: Any) -> None:
     """Raise where a graph's value was changed behind its back."""
     cell = tensor.cell
     memory = cell.memory
-    if memory is not None and cell.rec is not NOWHERE and memory.version != cell.synced:
+    if memory is not None and cell.rec.level == -1 and memory.version != cell.synced:
         raise TraceError(
             f"{where_am_i()}: this tensor's values were changed in place by {memory.operation} "
             f"({memory.place}) through a tensor that shares its memory but not its graph; write "
@@ -227,7 +227,9 @@ def detached_cell(tensor: Any) -> Cell:
     fresh = own.memory is None
     cell.memory = memory_of(own)
     cell.synced = cell.memory.version
-    if fresh and own.rec is not NOWHERE:
+    if fresh and own.rec.level == -1:
+        if not own.rec.shared:
+            own.rec.shared = []
         own.rec.shared.append((own.buffer, own.memory, own.memory.version))
     return cell
 
@@ -249,12 +251,12 @@ def new_view(value: np.ndarray, cell: Cell) -> Any:
 def check_in_place(tensor: Any, operation: str) -> None:
     """Raise where a tensor may not be changed in place without recording it."""
     if isinstance(tensor, ScalarTracer):
-        if tensor.rec is not NOWHERE:
+        if tensor.rec.level == -1:
             raise TraceError(
                 f"{where_am_i()}: {operation} on a 0-d result, which is immutable as NumPy's "
                 "numbers are; assign it: x = x + 1"
             )
-    elif tensor.rec is not NOWHERE and not state.enabled:
+    elif tensor.rec.level == -1 and not state.enabled:
         raise TraceError(
             f"{where_am_i()}: {operation} inside of no_grad on a tensor with a graph: the graph "
             "would no longer describe its values; change x.detach().clone(), or record the change"

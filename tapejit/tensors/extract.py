@@ -134,6 +134,7 @@ class _Part:
 
     def __init__(self, piece: Piece) -> None:
         self.piece = piece
+        self.views = piece.views
         self.code = np.array(piece.code, np.int32).reshape(-1, 5)
         self.rows = np.zeros(len(self.code), np.uint8)
         self.scalars = np.zeros(max(piece.n_scalars, 1), np.uint8)
@@ -281,8 +282,8 @@ def extract(
         parts[i]._need_view(view)
     for part in reversed(parts):
         part.mark()
-        for leaf, source in zip(part.piece.inputs, part.piece.sources, strict=True):
-            if source.kind == "link" and part._is_needed(leaf.view):
+        for view, source in zip(part.views, part.piece.sources, strict=True):
+            if source.kind == "link" and part._is_needed(view):
                 parts[index[source.piece.number]].need(source.place)
     builder = _Builder()
     constants = [_needed_constants(part) for part in parts]
@@ -321,15 +322,14 @@ def _enter_part(
 ) -> np.ndarray:  # fmt: skip
     """Enter a part's inputs, buffers and rows; returns its code."""
     piece = part.piece
-    for k, (leaf, source) in enumerate(zip(piece.inputs, piece.sources, strict=True)):
-        if not part._is_needed(leaf.view):
+    for k, (view, source) in enumerate(zip(part.views, piece.sources, strict=True)):
+        if not part._is_needed(view):
             continue
         if source.kind == "link":
-            _enter_link(builder, part, leaf.view, parts[index[source.piece.number]], source.place)
-        elif leaf.view.buffer == SCALAR:
-            part.places[leaf.view.offset] = builder.input_scalar((number, k))
+            _enter_link(builder, part, view, parts[index[source.piece.number]], source.place)
+        elif view.buffer == SCALAR:
+            part.places[view.offset] = builder.input_scalar((number, k))
         else:
-            view = leaf.view
             new = builder.input_array((number, k), view.shape, view.size)
             builder.enter(part, view.buffer, new)
     for k, (i, (place, shape)) in enumerate(cuts):

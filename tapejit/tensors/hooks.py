@@ -17,7 +17,7 @@ from ..errors import TraceError
 from ..interpreters.layout import CALL
 from ..recording.recorder import where_am_i
 from ..tape import ARRAY, SCALAR, View, row_major
-from .pieces import NOWHERE, Piece
+from .pieces import Piece
 
 __all__ = ["Handle", "apply_hooks", "register", "retain", "stages"]
 
@@ -76,6 +76,8 @@ def retain(tensor: Any) -> None:
 
 def _node(tensor: Any, name: str) -> Node:
     place = result_place(tensor, name)
+    if tensor.rec.hooks is None:
+        tensor.rec.hooks = {}
     nodes = tensor.rec.hooks
     if place not in nodes:
         nodes[place] = Node(tensor)
@@ -85,11 +87,11 @@ def _node(tensor: Any, name: str) -> Node:
 def result_place(tensor: Any, name: str) -> int:
     """The element (or -1 minus the buffer) that a result has for itself alone."""
     piece = tensor.rec
-    if piece is not NOWHERE:
+    if piece.level == -1:
         if tensor.ndim == 0:
             element = tensor.element
             if element < ARRAY and all(
-                leaf.view.buffer != SCALAR or leaf.view.offset != element for leaf in piece.inputs
+                shape is not None or number != element for *_, number, shape in piece.kinds
             ):
                 return element
         else:
@@ -147,7 +149,7 @@ class _Stages:
         self.index = {piece.number: i for i, piece in enumerate(pieces)}
         self.nodes: dict[tuple[int, int], Any] = {}
         for i, piece in enumerate(pieces):
-            for place, node in piece.hooks.items():
+            for place, node in (piece.hooks or {}).items():
                 if node.hooks or node.keepers:
                     self.nodes[i, place] = node
         self.taps: dict[tuple[int, int], list[int]] = {}

@@ -14,31 +14,37 @@ constants of the tape: the structure is that of the next iteration, too, whateve
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import sys
-import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from threading import get_ident
 from typing import Any
 
 import numpy as np
 
 from ..errors import TraceError
+from ..interpreters.layout import CALL
 from ..ops.table import OPS
-from ..recording.recorder import Home, Recorder, user_frame, where_am_i
+from ..recording.recorder import ALIGNMENT, Home, Recorder, user_frame, where_am_i
 from ..recording.tracer import Cell, current_element
-from ..tape import ARRAY, SCALAR, Leaf, View, line_of, row_major
+from ..tape import ARRAY, SCALAR, Buffer, Call, View, row_major
 from .grad_mode import State
 from .memory import memory_of
 
-__all__ = ["NOWHERE", "Piece", "Source", "piece_for"]
+__all__ = ["LEAF", "NOWHERE", "Piece", "Source", "piece_for", "root_piece"]
 
 #: Scalars that a root piece takes; a piece that reads others takes as many as all of them hold.
 SMALLEST = 4096
+#: An array instruction takes the place of this many scalars, so that one number says how full
+#: a piece is.
+CALL_SIZE = 8
 #: Bytes of arrays, captured by value, that a root piece takes.
-FEWEST_BYTES = 1 << 20
+FEWEST_BYTES = 1 << 24
 
 _numbers = itertools.count(1)
+_tuple = tuple.__new__
 
 
 class Source:
@@ -56,28 +62,21 @@ class Source:
         The counter of the value's storage, and its count when the value was read.
     piece, place
         Of a link: the other piece; the element, or -1 minus the buffer, there.
-    at
-        Code object and byte-code offset of the user's line that read it first.
+    row
+        The first row that may read it.
     """
 
-    __slots__ = ("at", "kind", "leaf", "memory", "piece", "place", "value", "version")
+    __slots__ = ("kind", "leaf", "memory", "piece", "place", "row", "value", "version")
 
-    def __init__(self, kind: str, value: Any = None, leaf: Any = None) -> None:
+    def __init__(
+        self, kind: str, row: int, value: Any = None, leaf: Any = None, memory: Any = None
+    ) -> None:
         self.kind = kind
+        self.row = row
         self.value = value
         self.leaf = leaf
-        self.memory: Any = None
-        self.version = 0
-        self.piece: Any = None
-        self.place = 0
-        frame = user_frame(2)
-        self.at = (frame.f_code, frame.f_lasti)
-
-    @property
-    def line(self) -> str:
-        """``file:line`` of the user's line that read it first."""
-        code, offset = self.at
-        return f"{code.co_filename}:{line_of(code, offset)}"
+        self.memory = memory
+        self.version = 0 if memory is None else memory.version
 
     @property
     def is_stale(self) -> bool:
@@ -88,7 +87,7 @@ class Source:
 
 
 class Nowhere:
-    """Stands for the recording of tensors that have no graph."""
+    """Stands for the recording of tensors without a graph."""
 
     level = -2
     limit = 0
@@ -96,6 +95,9 @@ class Nowhere:
     values = None
     writes = 0
     home = Home(0)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
 
     def check_use(self) -> None:
         """Tensors are not traced values."""
@@ -105,33 +107,83 @@ class Nowhere:
         )
 
 
-NOWHERE = Nowhere()
+#: The recording of tensors that no gradient is wanted of, and that of leaves that require one.
+NOWHERE, LEAF = Nowhere("data"), Nowhere("leaf")
+
+#: Numbers of calls, equal for equal calls: so that a piece's rows tell its structure.
+_call_numbers: dict[tuple, tuple[int, Call]] = {}
+_new_numbers = itertools.count(1)
+_tuple = tuple.__new__
+#: Calls that are known before they are forgotten, and numbered anew.
+MAX_CALLS = 1 << 16
+
+
+def numbered(key: tuple, call: Call) -> tuple[int, Call]:
+    """A call with a number of its own, to be found again by ``key``."""
+    if len(_call_numbers) > MAX_CALLS:
+        _call_numbers.clear()
+    return _call_numbers.setdefault(key, (next(_new_numbers), call))
 
 
 class Piece(Recorder):
     """A part of the tape of tensors."""
 
     level = -1
+    closed = False
+    spent = False
+    name = "tensors"
+    body = ""
+    n_guards = 0
+    on_guard = None
+    values = None
+    writes = 0
+    bytes_held = 0
+    #: Masks of the rows that a backward freed.
+    freed: Sequence[np.ndarray] = ()
+    #: Results whose gradients somebody looks at, by element, or -1 minus buffer.
+    hooks: dict[int, Any] | None = None
+    #: (buffer, memory, version) where detached tensors share a result's storage.
+    shared: Sequence[tuple] = ()
+
+    limit = SMALLEST
+    bytes_left = FEWEST_BYTES
+    #: Numbers that entered: their scalars and values.
+    constant_ids: Any = ()
+    constant_values: Any = ()
+    n_scalars = 0
+    n_elements = 0
 
     def __init__(self, state: State, reads: frozenset[Piece] = frozenset()) -> None:
-        super().__init__("tensors")
-        self.level = -1
         self.number = next(_numbers)
         self.home = state.home
         self.reads = reads
-        below = sum(piece.n_scalars + piece.n_elements for piece in reads)
-        self.limit = max(SMALLEST, below)
-        self.bytes_left = max(FEWEST_BYTES, sum(piece.bytes_held for piece in reads))
-        self.bytes_held = 0
-        self.constant_ids: list[int] = []
+        if reads:
+            self.limit = max(SMALLEST, sum(piece.n_scalars for piece in reads))
+            self.bytes_left = max(FEWEST_BYTES, sum(piece.bytes_held for piece in reads))
+        self.code: list[int] = []
+        self.codes: list[Any] = []
+        self.offsets: list[int] = []
+        self.calls: list[Call] = []
+        self.buffers: list[Buffer] = []
         self.sources: list[Source] = []
+        #: Of each input: its kind, or the piece it comes from (as they are ordered) and its place
+        #: there; its scalar or buffer; its shape (None of a scalar).
+        self.kinds: list[tuple] = []
         self._known: dict[Any, int] = {}
-        self._copies: dict[tuple[int, int], int] = {}
-        #: Row masks that backward freed.
-        self.freed: list[np.ndarray] = []
-        self.spent = False
-        self.shared: list[tuple] = []  # buffers whose storage detached tensors share
-        self.hooks: dict[int, Any] = {}  # by element, or -1 minus buffer
+
+    def __getattr__(self, name: str) -> Any:
+        """What most pieces never need is made when it is first asked for."""
+        make = _SELDOM.get(name)
+        if make is None:
+            raise AttributeError(name)
+        value = make()
+        setattr(self, name, value)
+        return value
+
+    @property
+    def thread(self) -> int:
+        """The thread that it belongs to."""
+        return self.home.thread
 
     def __repr__(self) -> str:
         return f"<piece {self.number} of {len(self.code) // 5} rows>"
@@ -140,7 +192,10 @@ class Piece(Recorder):
 
     def constant(self, value: Any) -> int:
         """A number that enters: each has its own place, so that structure knows no values."""
-        number = self.scalar()
+        number = self.n_scalars
+        self.n_scalars = number + 1
+        if not self.constant_ids:
+            self.constant_ids, self.constant_values = [], []
         self.constant_ids.append(number)
         self.constant_values.append(float(value))
         return number
@@ -154,7 +209,7 @@ class Piece(Recorder):
             if copy.tobytes() == array.astype(np.float64).tobytes():
                 return View(number, 0, copy.shape, row_major(copy.shape))
         copy = np.array(array, np.float64, order="C")
-        number = self._input_array(Source("data", copy), copy.shape, copy.size)
+        number = self._input_array(Source("data", len(self.codes), copy), copy.shape, copy.size)
         known.append((copy, number))
         self._kept.append(array)
         self._hold(copy.nbytes + array.nbytes)
@@ -165,23 +220,69 @@ class Piece(Recorder):
         if self.bytes_held > self.bytes_left:
             self.limit = 0
 
+    @property
+    def views(self) -> list[View]:
+        """Where the inputs are."""
+        return [
+            View(SCALAR, number, (), ()) if shape is None
+            else View(number, 0, shape, row_major(shape))
+            for *_, number, shape in self.kinds
+        ]  # fmt: skip
+
     def _input_array(self, source: Source, shape: tuple[int, ...], size: int) -> int:
-        number = self.buffer(size, len(self.inputs))
-        self.inputs.append(Leaf(View(number, 0, shape, row_major(shape)), "<f8"))
-        self.sources.append(source)
+        number = self.buffer(size, len(self.sources))
+        self._add_source(source, number, shape)
         return number
 
     def _input_scalar(self, source: Source) -> int:
         number = self.scalar()
-        self.inputs.append(Leaf(View(SCALAR, number, (), ()), "<f8"))
-        self.sources.append(source)
+        self._add_source(source, number, None)
         return number
+
+    def _add_source(self, source: Source, number: int, shape: Any) -> None:
+        self.sources.append(source)
+        if source.kind != "link":
+            self.kinds.append((source.kind, number, shape))
+            return
+        order = sorted(piece.number for piece in self.reads)
+        at = order.index(source.piece.number)
+        self.kinds.append((at, source.place, number, shape))
+
+    # --- rows -------------------------------------------------------------------------------------
+
+    def call(self, op: str, operands: tuple, result: View, params: tuple = ()) -> None:
+        """Append an array instruction."""
+        key = (op, operands, result, params)
+        number, call = _call_numbers.get(key) or numbered(key, Call(*key))
+        self.n_scalars += CALL_SIZE
+        self.code.extend((CALL, len(self.calls), number, 0, 0))
+        frame = user_frame(2)
+        self.codes.append(frame.f_code)
+        self.offsets.append(frame.f_lasti)
+        self.calls.append(call)
+
+    def buffer(self, size: int, argument: int = -1) -> int:
+        """A new array buffer; returns its number."""
+        base = self.n_elements
+        self.n_elements = end = base + (size + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
+        if end >= ARRAY:
+            raise TraceError(
+                f"{where_am_i()}: the arrays of this graph hold more than 2**30 elements together"
+            )
+        self.buffers.append(Buffer(base, size, argument))
+        return len(self.buffers) - 1
+
+    def place_of(self, element: int) -> View:
+        """The 0-d view of an element of an array buffer."""
+        offset = element - ARRAY
+        number = bisect.bisect_right(self.buffers, offset, key=_base) - 1
+        return View(number, offset - self.buffers[number].base, (), ())
 
     def enter_copy(self, storage: np.ndarray) -> int:
         """The buffer of a copy of storage that is going to be written."""
         copy = np.array(storage, np.float64, order="C")
         self._hold(copy.nbytes)
-        return self._input_array(Source("data", copy), copy.shape, copy.size)
+        return self._input_array(Source("data", len(self.codes), copy), copy.shape, copy.size)
 
     def local(self, tensor: Any) -> Any:
         """A tensor as a value of this piece."""
@@ -193,8 +294,9 @@ class Piece(Recorder):
         return self._array(tensor, rec)
 
     def _scalar(self, tensor: Any, rec: Any) -> Any:
-        if rec is NOWHERE:
-            number = self._entered(id(tensor), tensor if tensor.is_root else None, tensor.value)
+        if rec is NOWHERE or rec is LEAF:
+            leaf = tensor if rec is LEAF else None
+            number = self._entered(id(tensor), leaf, tensor.value)
         else:
             element = rec.fixed(tensor)
             number = self._known.get((rec.number, element))
@@ -209,18 +311,18 @@ class Piece(Recorder):
         """The input that stands for a 0-d tensor without a graph."""
         known = self._known.get(key)
         if known is not None and self.sources[known].value is value:
-            return self.inputs[known].view.offset
-        source = Source("data" if leaf is None else "leaf", value, leaf)
-        self._known[key] = len(self.inputs)
+            return self.kinds[known][1]
+        source = Source("data" if leaf is None else "leaf", len(self.codes), value, leaf)
+        self._known[key] = len(self.sources)
         if leaf is None:
             self._kept.append(value)
         return self._input_scalar(source)
 
     def _array(self, tensor: Any, rec: Any) -> Any:
         cell = tensor.cell
-        if rec is not NOWHERE:
+        if rec is not NOWHERE and rec is not LEAF:
             return self._mirrored(tensor.value, cell, self._linked(rec, cell))
-        if not tensor.is_root:
+        if rec is NOWHERE:
             return self._mirrored(tensor.value, cell, self._captured(None, cell))
         value = tensor.value
         if value is not cell.storage:  # a leaf that shows a part of its storage: copied
@@ -238,21 +340,31 @@ class Piece(Recorder):
 
     def _captured(self, leaf: Any, cell: Cell) -> int:
         """The buffer that stands for a leaf's storage, or for that of data."""
-        key = id(cell.storage) if leaf is None else id(leaf)
-        known = self._known.get(key)
-        memory = memory_of(cell)
-        if known is not None and self.sources[known].version == memory.version:
-            return self.inputs[known].view.buffer
         storage = cell.storage
-        source = Source("data" if leaf is None else "leaf", storage, leaf)
-        source.memory, source.version = memory, memory.version
-        self._known[key] = len(self.inputs)
+        key = id(storage) if leaf is None else id(leaf)
+        memory = cell.memory
+        if memory is None:
+            memory = memory_of(cell)
+        else:
+            known = self._known.get(key)
+            if known is not None and self.sources[known].version == memory.version:
+                return self.kinds[known][1]
+        sources, buffers = self.sources, self.buffers
+        kind = "leaf" if leaf is not None else "data"
+        source = Source(kind, len(self.codes), storage, leaf, memory)
+        at, number = len(sources), len(buffers)
+        base, size = self.n_elements, storage.size
+        self._known[key] = at
+        sources.append(source)
+        self.kinds.append((kind, number, storage.shape))
+        buffers.append(_tuple(Buffer, (base, size, at, -1)))
+        self.n_elements = base + (size + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
         if leaf is None:
             self._hold(storage.nbytes)
-        return self._input_array(source, storage.shape, storage.size)
+        return number
 
     def _link(self, rec: Piece, place: int) -> Source:
-        source = Source("link")
+        source = Source("link", len(self.codes))
         source.piece, source.place = rec, place
         return source
 
@@ -285,11 +397,11 @@ class Piece(Recorder):
     @property
     def is_open(self) -> bool:
         """Whether it takes more rows."""
-        return self.n_scalars + self.n_elements < self.limit
+        return self.n_scalars < self.limit and self.n_elements < ARRAY // 2
 
     def check_use(self) -> None:
         """Raise where a tensor of this piece is used in another thread."""
-        if self.thread != threading.get_ident():
+        if self.thread != get_ident():
             raise TraceError(
                 f"{where_am_i()}: a tensor that another thread computed is used in this one; "
                 "graphs belong to their thread: pass x.detach(), or compute it here"
@@ -297,13 +409,24 @@ class Piece(Recorder):
 
     def release(self) -> None:
         """Forget everything: the graph was freed."""
-        self.spent = True
-        self.close()
-        self.code, self.codes, self.offsets, self.calls = [], [], [], []
-        self.constant_values, self.constant_ids = [], []
-        self.sources, self._kept = [], []
-        self._array_numbers, self._known, self._copies = {}, {}, {}
-        self.reads = frozenset()
+        own = self.__dict__
+        own.update(_RELEASED)
+        if "_kept" in own:
+            own.update(_kept=(), _array_numbers={}, _copies={})
+
+
+_RELEASED: dict[str, Any] = dict.fromkeys(
+    ("code", "codes", "offsets", "calls", "constant_values", "constant_ids", "sources", "kinds"), ()
+) | {"spent": True, "limit": 0, "_known": {}, "reads": frozenset()}
+_SELDOM: dict[str, Callable[[], Any]] = {
+    "constants": dict, "array_constants": list, "_array_numbers": dict, "_kept": list,
+    "cells": dict, "captured": list, "_captures": dict, "_element_writes": dict,
+    "_region_writes": list, "_dynamic_writes": list, "_copies": dict,
+}  # fmt: skip
+
+
+def _base(buffer: Buffer) -> int:
+    return buffer.base
 
 
 #: References to a piece that nobody uses: the local variable, and the argument of getrefcount.
@@ -313,7 +436,7 @@ _IDLE = 2
 def root_piece(state: State) -> Piece:
     """The piece that takes operations on leaves."""
     piece = state.root()
-    if piece is None or not piece.is_open or sys.getrefcount(piece) == _IDLE:
+    if piece is None or piece.n_scalars >= piece.limit or sys.getrefcount(piece) == _IDLE:
         piece = Piece(state)
         state.root = weakref.ref(piece)
     return piece
@@ -321,7 +444,7 @@ def root_piece(state: State) -> Piece:
 
 def piece_for(state: State, tensors: Iterable[Any]) -> Piece:
     """The piece that takes an operation on these tensors."""
-    pieces = {tensor.rec for tensor in tensors if tensor.rec is not NOWHERE}
+    pieces = {tensor.rec for tensor in tensors if tensor.rec.level == -1}
     if not pieces:
         return root_piece(state)
     for piece in pieces:

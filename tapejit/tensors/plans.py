@@ -18,10 +18,19 @@ import numpy as np
 from ..compiled import as_argument, raise_status
 from ..config import settings
 from ..errors import TraceError
-from ..interpreters import layout
-from ..interpreters.entry import BIND, DELIVER, OBJECT, RUN_FORWARD, RUN_REVERSE, RUN_TANGENT
-from ..program import Program, program_for
+from ..interpreters import entry, layout
+from ..interpreters.entry import (
+    BIND,
+    DELIVER,
+    OBJECT,
+    PREPARE,
+    RUN_FORWARD,
+    RUN_REVERSE,
+    RUN_TANGENT,
+)
+from ..program import Program, Workspace, program_for
 from ..recording.recorder import where_am_i
+from ..shortcut import usable
 from ..tape import View
 from .extract import Extract, extract
 from .pieces import Piece
@@ -33,10 +42,22 @@ MAX_PLANS = 256
 #: Pieces with more words than this are known by a digest of their rows.
 LONG = 1024
 
-#: How often graphs were laid out and found again, for tests.
-counts = {"laid out": 0, "found": 0}
+#: How often graphs were laid out, for tests.
+counts = {"laid out": 0}
+
+_ALL = BIND | PREPARE | RUN_FORWARD | RUN_REVERSE | DELIVER
+_new = np.empty
+
+
+def _run(address: int, start: int, what: int) -> int:
+    """The compiled entry, looked up when it is first used."""
+    global _run
+    _run = entry.entries()[0]
+    return _run(address, start, what)
+
 
 _plans: OrderedDict[Any, Plan] = OrderedDict()
+_quick: dict[tuple, Plan] = {}
 _lock = threading.Lock()
 
 
@@ -44,13 +65,22 @@ class Plan:
     """The program of some outputs of some pieces."""
 
     def __init__(self, found: Extract, wrt: tuple[int, ...], mode: str, scalar_seed: bool) -> None:
+        self.used = False
         self.extract = found
         self.wrt = wrt
         self.rows = found.rows
         self.covers = [bool(rows.all()) for rows in found.rows]
-        self.has_constants = bool(found.inputs) and found.inputs[0] == (-1, -1)
+        self.covers_all = all(self.covers) and all(len(rows) for rows in found.rows)
         self.program: Program = program_for(found.tape, wrt, mode, scalar_seed)
-        self.values_read: Any = None
+        code = self.program.code
+        shapes = [None if slot.shape == () else slot.shape for slot in code.gradients]
+        #: Of a plan of one piece: the sources of the arguments, and those of the gradients.
+        self.numbers = [k for _, k in found.inputs]
+        self.targets = [found.inputs[position][1] for position in wrt]
+        self.shapes = shapes
+        self.at_scalars = [k for k, shape in enumerate(shapes) if shape is None]
+        self.is_quick = len(found.rows) == 1 and scalar_seed and usable(self.program)
+        self._pool: list[Workspace] = []
 
     def arguments(self, pieces: Sequence[Piece], cuts: Sequence[Any]) -> list[Any]:
         """Values of the tape's inputs."""
@@ -102,6 +132,51 @@ class Plan:
         self.program.give_back(workspace)
         return results
 
+    # --- the short way ----------------------------------------------------------------------------
+
+    def _prepared(self) -> Workspace:
+        workspace = self.program.checkout()
+        workspace.prepare(self.program.code.gradients, "gradients")
+        return workspace
+
+    def quick(self, piece: Piece) -> list[Any] | None:
+        """Gradients of a number with respect to the leaves of one piece, in one compiled call.
+
+        ``None`` where the general way is needed: a value changed, a sweep stopped.
+        """
+        sources = piece.sources
+        try:
+            workspace = self._pool.pop()
+        except IndexError:
+            workspace = self._prepared()
+        words = workspace.argument_words
+        numbers = None
+        for k, number in enumerate(self.numbers):
+            if number < 0:
+                numbers = self._constants((piece,))
+                words[k] = id(numbers)
+                continue
+            source = sources[number]
+            memory = source.memory
+            if memory.version != source.version if memory is not None else source.is_stale:
+                self._pool.append(workspace)
+                return None
+            words[k] = id(source.value)
+        results = [None if shape is None else _new(shape) for shape in self.shapes]
+        words = workspace.result_words
+        for k, array in enumerate(results):
+            if array is not None:
+                words[k] = id(array)
+        status = _run(workspace.address, 0, _ALL)
+        if status != layout.DONE:
+            workspace.clear()
+            self._pool.append(workspace)
+            return None
+        for k in self.at_scalars:
+            results[k] = workspace.scalars[k]
+        self._pool.append(workspace)
+        return results
+
     def _raise(self, workspace: Any, status: int) -> None:
         row = self.program.row_at(int(workspace.context[layout.FAILED]))
         raise_status(status, self.extract.tape, row)
@@ -140,20 +215,19 @@ def pieces_of(pieces: Sequence[Piece]) -> list[Piece]:
 
 
 def signature(piece: Piece) -> tuple:
-    """What tells a piece's structure from others."""
-    numbers = [other.number for other in sorted(piece.reads, key=lambda p: p.number)]
-    sources = tuple(
-        [
-            (numbers.index(s.piece.number), s.place) if s.kind == "link" else s.kind
-            for s in piece.sources
-        ]
-    )
+    """What tells a piece's structure from others: its rows, inputs and numbers, not their values.
+
+    Calls are in the rows by the numbers that equal calls share.
+    """
     code: Any = piece.code
+    ids: Any = piece.constant_ids
     if len(code) > LONG:
-        code = hashlib.blake2b(np.array(code, np.int32).tobytes(), digest_size=16).digest()
+        words = np.array([*code, *ids], np.int32)
+        code = hashlib.blake2b(words.tobytes(), digest_size=16).digest()
+        ids = len(ids)
     else:
-        code = tuple(code)
-    return (code, tuple(piece.calls), tuple(piece.inputs), sources, tuple(piece.constant_ids))
+        code, ids = tuple(code), tuple(ids)
+    return (code, tuple(piece.kinds), ids)
 
 
 def plan_for(
@@ -165,9 +239,10 @@ def plan_for(
     ``chosen``: the sources to differentiate with respect to, as a set of (piece, number); all
     leaves without it.
     """
+    signatures = signature(pieces[0]) if len(pieces) == 1 else tuple(map(signature, pieces))
     key = (
-        tuple([signature(piece) for piece in pieces]), tuple(outputs), tuple(cuts), mode,
-        scalar_seed, chosen, settings.plain_python, settings.tile_from,
+        signatures, tuple(outputs), tuple(cuts), mode, scalar_seed, chosen,
+        settings.plain_python, settings.tile_from,
     )  # fmt: skip
     plan = _plans.get(key)
     if plan is None:
@@ -175,14 +250,45 @@ def plan_for(
         with _lock:
             _plans[key] = plan
             counts["laid out"] += 1
-            while len(_plans) > MAX_PLANS:
-                _plans.popitem(last=False)
+            if len(_plans) > MAX_PLANS:
+                _forget()
     else:
-        with _lock:
-            counts["found"] += 1
-            if key in _plans:
-                _plans.move_to_end(key)
+        plan.used = True
     return plan
+
+
+def quick_plan(piece: Piece, element: int) -> Plan | None:
+    """The plan of a scalar of one short piece, if it was seen; its key takes fewer steps."""
+    return _quick.get(
+        (
+            tuple(piece.code), tuple(piece.kinds), element, tuple(piece.constant_ids),
+            settings.plain_python, settings.tile_from,
+        )
+    )  # fmt: skip
+
+
+def keep_quick(piece: Piece, element: int, plan: Plan) -> None:
+    """Have :func:`quick_plan` find a plan from now on."""
+    key = (
+        tuple(piece.code), tuple(piece.kinds), element, tuple(piece.constant_ids),
+        settings.plain_python, settings.tile_from,
+    )  # fmt: skip
+    with _lock:
+        if len(_quick) >= MAX_PLANS:
+            _quick.clear()
+        _quick[key] = plan
+
+
+def _forget() -> None:
+    """Make room: of the older half, plans that were not used since the last time go."""
+    for key in list(_plans)[: MAX_PLANS // 2]:
+        if _plans[key].used:
+            _plans[key].used = False
+            _plans.move_to_end(key)
+        else:
+            del _plans[key]
+    while len(_plans) > MAX_PLANS:
+        _plans.popitem(last=False)
 
 
 def _laid_out(

@@ -24,6 +24,8 @@ from ..recording.tracer import (
     scalar_operator,
 )
 from ..tape import View
+from . import short
+from .backward import backward
 from .enter import (
     Tensor,
     check_in_place,
@@ -38,12 +40,18 @@ from .enter import (
 )
 from .grad_mode import state
 from .memory import changed
-from .pieces import NOWHERE, Piece, piece_for
+from .pieces import LEAF, NOWHERE, Piece, piece_for
 
 __all__ = ["ArrayTensor", "ScalarTensor", "Tensor", "tensor"]
 
+_float64 = np.dtype(np.float64)
+_sum = np.sum
+_short_ufunc = short.UFUNCS.get
+_short_unary, _short_binary = short.unary, short.binary
+_short_scalars, _short_total = short.scalars, short.total
+
 #: Attributes of tensors that are not set before they are needed.
-_DEFAULTS: dict[str, Any] = {"is_root": False, "_grad": None, "hooks": None}
+_DEFAULTS: dict[str, Any] = {"_grad": None, "hooks": None}
 
 
 def tensor(data: Any, requires_grad: bool = False) -> Any:
@@ -79,15 +87,23 @@ def tensor(data: Any, requires_grad: bool = False) -> Any:
     >>> x.grad
     tensor([ 0.,  4.,  8., 12.])
     """
-    value = _data(data)
+    if type(data) is np.ndarray and data.dtype is _float64 and data.ndim:
+        value = data.copy()
+    else:
+        value = _data(data)
     if requires_grad and value.dtype.kind != "f":
         raise TraceError(
             f"{where_am_i()}: only tensors of floats can require a gradient, this one has dtype "
             f"{value.dtype}; write its elements as floats (3.0), or convert it: x.astype(float)"
         )
-    result = new_scalar(value[()]) if value.ndim == 0 else _new(value)
-    if requires_grad:
-        result.is_root = True
+    rec = LEAF if requires_grad else NOWHERE
+    if value.ndim:
+        result = ArrayTensor.__new__(ArrayTensor)
+        result.value, result.cell, result._place = value, Cell(-1, value, False, rec), None
+    else:
+        result = new_scalar(value[()])
+        result.rec = rec
+    result._grad = result.hooks = None
     return result
 
 
@@ -121,11 +137,6 @@ def _data(data: Any) -> np.ndarray:
     )
 
 
-def _new(value: np.ndarray) -> Any:
-    """A tensor over an array of its own."""
-    return new_view(value, Cell(-1, value, False, NOWHERE))
-
-
 class _Shared(Tensor):
     """What 0-d tensors and arrays have in common."""
 
@@ -140,6 +151,16 @@ class _Shared(Tensor):
         raise AttributeError(f"a tensor has no attribute {name!r}")
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        if not kwargs and method == "__call__":
+            op = _short_ufunc(ufunc)
+            if op is not None:
+                if len(inputs) == 1:
+                    result = _short_unary(op, inputs[0])
+                else:
+                    result = _short_binary(op, *inputs)
+                if result is not None:
+                    return result
+
         def ours(*inputs: Any, **kwargs: Any) -> Any:
             return protocol.array_ufunc(ufunc, method, inputs, kwargs)
 
@@ -148,6 +169,10 @@ class _Shared(Tensor):
         return _with_out(ours, getattr(ufunc, method), inputs, kwargs)
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        if func is _sum and not kwargs and len(args) == 1:
+            result = _short_total(args[0])
+            if result is not None:
+                return result
         if func in _COPYING:
             return _in_place_function(_recorder_of(func), func, args, kwargs, f"np.{func.__name__}")
         if func in _UNRECORDED:
@@ -159,7 +184,12 @@ class _Shared(Tensor):
     @property
     def requires_grad(self) -> bool:
         """Whether ``backward`` computes a gradient with respect to it, or through it."""
-        return self.is_root or self.rec is not NOWHERE
+        return self.rec is not NOWHERE
+
+    @property
+    def is_root(self) -> bool:
+        """Whether it is a leaf that requires a gradient."""
+        return self.rec is LEAF
 
     @requires_grad.setter
     def requires_grad(self, value: bool) -> None:
@@ -182,13 +212,17 @@ class _Shared(Tensor):
                 f"{where_am_i()}: only tensors of floats can require a gradient, this one has "
                 f"dtype {self.value.dtype}; convert it: x.astype(float)"
             )
-        self.is_root = bool(requires_grad)
+        rec = LEAF if requires_grad else NOWHERE
+        if self.ndim:
+            self.cell.rec = rec
+        else:
+            self.rec = rec
         return self
 
     @property
     def is_leaf(self) -> bool:
         """Whether it was made by the user, not by an operation that is recorded."""
-        return self.rec is NOWHERE
+        return self.rec is NOWHERE or self.rec is LEAF
 
     @property
     def grad(self) -> Any:
@@ -236,8 +270,6 @@ class _Shared(Tensor):
         >>> x.grad
         tensor([2., 4.])
         """
-        from .backward import backward
-
         backward(self, gradient, retain_graph)
 
     def detach(self) -> Any:
@@ -284,7 +316,7 @@ class _Shared(Tensor):
 
     def item(self, *index: Any) -> Any:
         """The number of a tensor of one element, or at an index."""
-        return self.value.item(*index)
+        return self.value.item(*index) if index else self.value.item()
 
     def tolist(self) -> Any:
         """Nested lists of numbers."""
@@ -298,7 +330,7 @@ class _Shared(Tensor):
         TraceError
             If it requires a gradient: what is computed of the array is not recorded.
         """
-        if self.requires_grad:
+        if self.rec is not NOWHERE:
             raise TraceError(
                 f"{where_am_i()}: numpy() of a tensor that requires a gradient; NumPy functions "
                 "work on the tensor itself, x.detach().numpy() is its values alone"
@@ -423,7 +455,7 @@ class _Shared(Tensor):
 class ScalarTensor(_Shared, ScalarTracer):
     """A 0-d tensor; results are immutable, leaves change in place under ``no_grad``."""
 
-    __slots__ = ("__weakref__", "_grad", "hooks", "is_root")
+    __slots__ = ("__weakref__", "_grad", "hooks")
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """Its number; an object array of the tensor itself where a gradient is at stake."""
@@ -477,7 +509,7 @@ def _tuple(index: Any) -> tuple:
 class ArrayTensor(_Shared, ArrayTracer):
     """A tensor of one or more dimensions."""
 
-    __slots__ = ("__weakref__", "_grad", "hooks", "is_root")
+    __slots__ = ("__weakref__", "_grad", "hooks")
 
     def __init__(self, rec: Any, value: np.ndarray, cell: Cell) -> None:
         self.value = value
@@ -527,7 +559,7 @@ class ArrayTensor(_Shared, ArrayTracer):
     def __getitem__(self, index: Any) -> Any:
         if not state.enabled or not self.requires_grad:
             return wrap_item(self, self.value[unwrapped(index)])
-        if type(index) is int and self.rec is not NOWHERE:
+        if type(index) is int and self.rec is not LEAF:
             value = self.value[index]
             if type(value) is not np.ndarray and self.cell.memory is None:
                 return element_of(self, value, (index,))
@@ -605,7 +637,7 @@ def _assigned(target: Any, value: Any, operation: str) -> Any:
 def _in_place(target: Any, other: Any, name: str, function: Callable, operation: str) -> Any:
     """``target = target op other`` in place; a 0-d result binds anew, as NumPy's numbers do."""
     if target.ndim == 0:
-        if target.rec is not NOWHERE:
+        if target.rec.level == -1:
             return function(target, other)
         if state.enabled and requires_grad(_tensors((other,))) and not target.is_root:
             return function(target, other)
@@ -689,6 +721,10 @@ def _in_place_function(
 
 def general(op: Any, *args: Any) -> Any:
     """An elementwise operation on tensors."""
+    if len(args) == 2:
+        result = _short_scalars(op, *args)
+        if result is not None:
+            return result
     if op.kind != "f" and op.kind != "=":
         return plain(op.reference, args, {}, [])
     return enter(lambda *args: apply(op, *args), op.reference, args, {})
@@ -697,6 +733,24 @@ def general(op: Any, *args: Any) -> Any:
 def _operator(base: Callable, function: Callable) -> Callable:
     def method(self: Any, other: Any) -> Any:
         return enter(base, function, (self, other), {})
+
+    return method
+
+
+def _arithmetic(op: Any, swap: bool, base: Callable, function: Callable) -> Callable:
+    """An operator of arrays with a short way."""
+
+    if swap:
+
+        def method(self: Any, other: Any) -> Any:
+            result = _short_binary(op, other, self)
+            return enter(base, function, (self, other), {}) if result is None else result
+
+    else:
+
+        def method(self: Any, other: Any) -> Any:
+            result = _short_binary(op, self, other)
+            return enter(base, function, (self, other), {}) if result is None else result
 
     return method
 
@@ -738,7 +792,7 @@ def _install_operators() -> None:
             setattr(ScalarTensor, f"__{prefix}{name}__", short)
             base = getattr(ArrayTracer, f"__{prefix}{name}__")
             theirs = _swapped(function) if swap else function
-            setattr(ArrayTensor, f"__{prefix}{name}__", _operator(base, theirs))
+            setattr(ArrayTensor, f"__{prefix}{name}__", _arithmetic(OPS[op], swap, base, theirs))
     for name in ("floordiv", "mod", "pow", "matmul", "and", "or", "xor"):
         function = getattr(operator, {"and": "and_", "or": "or_"}.get(name, name))
         for cls, tracer in ((ScalarTensor, ScalarTracer), (ArrayTensor, ArrayTracer)):
@@ -852,3 +906,4 @@ def _writing(ours: Callable, name: str) -> Callable:
 _install_operators()
 _install_methods()
 Piece.scalar_type, Piece.array_type = ScalarTensor, ArrayTensor
+short.install(ScalarTensor, ArrayTensor)

@@ -16,13 +16,13 @@ def check_sources(plan: Any, pieces: Sequence[Piece]) -> None:
     """Raise where a value that the sweeps read was changed in place since it was recorded."""
     for i, k in plan.extract.inputs:
         if i >= 0 and pieces[i].sources[k].is_stale:
-            _stale(plan, pieces[i].sources[k])
+            _stale(pieces[i], pieces[i].sources[k])
 
 
-def _stale(plan: Any, source: Any) -> None:
+def _stale(piece: Piece, source: Any) -> None:
     memory = source.memory
     how = f" by {memory.operation} ({memory.place})" if memory is not None else ""
     raise TraceError(
         f"{where_am_i()}: a value that backward needs was changed in place{how}, after "
-        f"{source.line} had read it; change a copy (x.clone()), or call backward first"
+        f"{piece.place(source.row)} had read it; change a copy (x.clone()), or call backward first"
     )
