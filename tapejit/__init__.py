@@ -44,6 +44,9 @@ from .tapes import gradient_tape as gradient_tape
 from .tapes import jvp_tape as jvp_tape
 from .tapes import vjp_tape as vjp_tape
 from .tensors.backward import autograd_grad as autograd_grad
+from .tensors.forward import forward_ad as forward_ad
+from .tensors.forward import make_dual as make_dual
+from .tensors.forward import unpack_dual as unpack_dual
 from .tensors.grad_mode import enable_grad as enable_grad
 from .tensors.grad_mode import is_grad_enabled as is_grad_enabled
 from .tensors.grad_mode import no_grad as no_grad

@@ -42,6 +42,8 @@ from .recording.tracer import is_traced, value_of
 from .replay import Replay
 from .shortcut import Shortcut, usable
 from .tape import Tape
+from .tensors.enter import Tensor
+from .tensors.forward import jvp as tensor_jvp
 
 __all__ = [
     "grad",
@@ -815,7 +817,8 @@ def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
     f
         A function written in NumPy.
     primals, tangents
-        Its arguments, and a direction of the same structure.
+        Its arguments, and a direction of the same structure.  Where a primal is a tensor, ``f`` is
+        called with dual tensors (see :class:`~tapejit.forward_ad`) and the results are tensors.
 
     Returns
     -------
@@ -829,6 +832,8 @@ def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
     (np.float64(0.0), np.float64(2.0))
     """
     primals, tangents = tuple(primals), tuple(tangents)
+    if any(isinstance(primal, Tensor) for primal in primals):
+        return tensor_jvp(f, primals, tangents)
     if in_recording():
         return _jvp_inline(f, primals, tangents)
     return _compiled(f, _Tangent).push(primals, tangents)

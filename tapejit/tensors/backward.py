@@ -11,8 +11,9 @@ import numpy as np
 from ..errors import TraceError
 from ..recording.recorder import where_am_i
 from ..recording.tracer import Cell, current_element
-from ..tape import View
+from ..tape import Tape, View
 from .enter import Tensor, check_synced, new_scalar, new_view
+from .extract import extract
 from .pieces import NOWHERE, Piece
 from .plans import LONG, Plan, keep_quick, pieces_of, plan_for, quick_plan
 from .values import check_sources
@@ -114,6 +115,16 @@ def _freed() -> str:
         f"{where_am_i()}: this graph was freed by an earlier backward; pass retain_graph=True to "
         "that one, or compute the tensor again"
     )
+
+
+def graph_tape(tensor: Any) -> Tape:
+    """See :meth:`tapejit.Tensor.tape`."""
+    _check_graph(tensor)
+    if tensor.is_root:
+        raise TraceError(f"{where_am_i()}: a leaf has no tape; call tape() on a result")
+    piece, view = _located(tensor)
+    pieces = pieces_of([piece])
+    return extract(pieces, [(pieces.index(piece), view)], ()).tape
 
 
 def cotangents(

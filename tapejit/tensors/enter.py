@@ -118,7 +118,7 @@ def enter(
     for tensor, mirror, buffer in mirrors:
         if mirror.cell.buffer != buffer:
             adopt(tensor, mirror.cell, piece)
-    return finished(result)
+    return finished(result, mirrors)
 
 
 def _inside(piece: Piece, ours: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -162,14 +162,18 @@ def adopt(tensor: Tensor, cell: Cell, piece: Piece) -> None:
     own.rec, own.buffer, own.is_argument = piece, cell.buffer, cell.is_argument
 
 
-def finished(result: Any) -> Any:
-    """What a recorded function returns to the user."""
+def finished(result: Any, mirrors: list) -> Any:
+    """What a recorded function returns to the user: views of an operand share its cell."""
     if isinstance(result, Tensor):
-        if result.value.dtype.kind == "f":
-            return result
-        return wrap(result.value, ())
+        if result.value.dtype.kind != "f":
+            return wrap(result.value, ())
+        if mirrors and isinstance(result, ArrayTracer):
+            for tensor, mirror, _ in mirrors:
+                if mirror.cell is result.cell and not tensor.is_root:
+                    return new_view(result.value, tensor.cell)
+        return result
     if type(result) in (tuple, list):
-        return type(result)([finished(part) for part in result])
+        return type(result)([finished(part, mirrors) for part in result])
     if isinstance(result, (np.ndarray, np.generic)):
         return wrap(result, ())
     return result

@@ -335,8 +335,10 @@ class Piece(Recorder):
         return mirror
 
     def _mirrored(self, value: np.ndarray, cell: Cell, buffer: int) -> Any:
-        mirror = Cell(buffer, cell.storage, True, self)
-        return self.array_type(self, value, mirror)
+        mirror = self.array_type(self, value, Cell(buffer, cell.storage, True, self))
+        if value.shape == cell.storage.shape and value.strides == cell.storage.strides:
+            mirror._place = View(buffer, 0, value.shape, row_major(value.shape))
+        return mirror
 
     def _captured(self, leaf: Any, cell: Cell) -> int:
         """The buffer that stands for a leaf's storage, or for that of data."""

@@ -183,10 +183,10 @@ class Plan:
         raise TraceError(f"{where_am_i()}: a sweep over this graph stopped with status {status}")
 
     def tangents(
-        self, pieces: Sequence[Piece], moving: Sequence[Any]
+        self, pieces: Sequence[Piece], cuts: Sequence[Any], moving: Sequence[Any]
     ) -> tuple[list[Any], list[Any]]:
         """(values, tangents) of the outputs, given tangents of the inputs ``wrt``."""
-        values = [*self.arguments(pieces, ()), *map(as_argument, moving)]
+        values = [*self.arguments(pieces, cuts), *map(as_argument, moving)]
         workspace = self.program.checkout()
         code = self.program.code
         for record, value in zip(workspace.parameters, values, strict=True):

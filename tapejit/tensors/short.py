@@ -67,7 +67,8 @@ def _number(piece: Piece, x: Any) -> int | None:
     if type(x) is _Scalar:
         if x.rec is not piece or type(x.value) is not _float64:
             return None
-        return -1 - current_element(x)
+        element = current_element(x)
+        return -1 - element if element < ARRAY else None
     if type(x) is float or type(x) is int or type(x) is _float64:
         return -1 - piece.constant(x)
     return None

@@ -23,9 +23,9 @@ from ..recording.tracer import (
     element_of,
     scalar_operator,
 )
-from ..tape import View
+from ..tape import Tape, View
 from . import short
-from .backward import backward
+from .backward import backward, graph_tape
 from .enter import (
     Tensor,
     check_in_place,
@@ -271,6 +271,20 @@ class _Shared(Tensor):
         tensor([2., 4.])
         """
         backward(self, gradient, retain_graph)
+
+    def tape(self) -> Tape:
+        """The part of the tape that this tensor needs, to be printed or drawn.
+
+        Its inputs are the leaves and the data that took part; numbers are together in one.
+
+        Examples
+        --------
+        >>> import tapejit as tj
+        >>> x = tj.tensor([1.0, 2.0], requires_grad=True)
+        >>> len((x * x).sum().tape())
+        2
+        """
+        return graph_tape(self)
 
     def detach(self) -> Any:
         """The same values, in the same memory, without a graph."""
