@@ -73,7 +73,7 @@ def test_custom_rules_know_nothing_of_the_interface():
 
 
 def test_tensors_stand_on_recordings_and_programs():
-    above = {"api", "shortcut", "replay", "numpy", "demo", "draw"}
+    above = {"api", "replay", "numpy", "demo", "draw"}
     for path in (PACKAGE / "tensors").glob("*.py"):
         assert not _imports(path) & above, path
 
