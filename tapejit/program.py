@@ -80,14 +80,31 @@ class Program:
         return int(np.searchsorted(self.code.starts, word, side="right")) - 1
 
     @property
+    def work_bytes(self) -> int:
+        """Bytes of values and adjoints (or tangents) beyond arguments, results and constants."""
+        code = self.code
+        arena = code.arena_size + (code.adjoint_size if self.mode != "value" else 0)
+        slots = [*code.parameters, *code.tangents_in]
+        slots += [*code.values, *code.gradients, *code.tangents_out]
+        known = {(slot.space, slot.offset): slot for slot in slots if not slot.in_place}
+        held = sum(size_of(slot.shape) for slot in known.values())
+        return 8 * (arena - held - len(code.scalar_constants[0]))
+
+    @property
     def nbytes(self) -> dict[str, int]:
-        """Bytes of one workspace and of the shared parts, by name."""
+        """Bytes of one workspace and of the shared parts, by name.
+
+        ``"values"`` holds the adjoints of arrays, too, and ``"adjoints"`` those of scalars and of
+        arrays that scalar code addresses; ``"work"`` is what both take beyond arguments, results
+        and constants.
+        """
         code = self.code
         adjoints = 8 * code.adjoint_size
         return {
             "values": 8 * code.arena_size,
             "adjoints": adjoints if self.mode == "gradient" else 0,
             "tangents": adjoints if self.mode == "tangent" else 0,
+            "work": self.work_bytes,
             "scratch": 8 * code.scratch_size,
             "code": 4 * (len(code.forward) + len(code.reverse) + len(code.tangent)),
             "constants": 8 * (len(code.constants) + sum(c.size for c in code.large_constants)),

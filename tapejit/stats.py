@@ -36,8 +36,10 @@ class TapeStats:
         (how many, bytes) of the array buffers: ``"arguments"``, ``"constants"``,
         ``"intermediates"``.
     value_program, gradient_program
-        Bytes of the programs of the optimised tape: of one workspace (``"values"``,
-        ``"adjoints"``, ``"scratch"``) and of what all share (``"code"``, ``"constants"``).
+        Bytes of the programs of the optimised tape: of one workspace (``"values"``, where arrays
+        have their adjoints, too, ``"adjoints"`` of scalars, ``"scratch"``) and of what all share
+        (``"code"``, ``"constants"``).  ``"work"``: values and adjoints beyond arguments, results
+        and constants.
         ``gradient_program`` is empty where nothing can be differentiated.
     """
 

@@ -176,10 +176,17 @@ class Tape:
         elements = np.unique(self.code[:, 1:][chosen]).astype(np.int64) - ARRAY
         return frozenset(np.unique(self.buffer_of(elements)).tolist())
 
+    @functools.cached_property
+    def _bases(self) -> tuple[np.ndarray, np.ndarray]:
+        """First elements of the buffers in the array region, ascending, and their numbers."""
+        numbers = np.array([i for i, b in enumerate(self.buffers) if b.base >= 0], np.int64)
+        bases = np.array([self.buffers[i].base for i in numbers.tolist()], np.int64)
+        order = np.argsort(bases, kind="stable")
+        return bases[order], numbers[order]
+
     def buffer_of(self, elements: np.ndarray) -> np.ndarray:
         """The buffers of array-region elements."""
-        bases = np.array([b.base for b in self.buffers if b.base >= 0], np.int64)
-        numbers = np.array([i for i, b in enumerate(self.buffers) if b.base >= 0], np.int64)
+        bases, numbers = self._bases
         return numbers[np.searchsorted(bases, elements, side="right") - 1]
 
     def element(self, element: int) -> View:
@@ -295,3 +302,39 @@ def line_of(code: Any, offset: int) -> int:
         if 2 * i >= offset:
             return line or code.co_firstlineno
     return code.co_firstlineno
+
+
+def with_numbers(tape: Tape, code: np.ndarray, numbers: np.ndarray, n_scalars: int) -> Tape:
+    """The tape with other numbers for its scalars: ``code`` has them, the rest is renamed here.
+
+    Constants whose number is negative are left out.
+    """
+
+    def renamed(view: View) -> View:
+        if view.buffer != SCALAR:
+            return view
+        return view._replace(offset=int(numbers[view.offset]))
+
+    def leaves(found: tuple[Leaf, ...]) -> tuple[Leaf, ...]:
+        return tuple([Leaf(renamed(view), dtype) for view, dtype in found])
+
+    calls = [
+        call._replace(
+            operands=tuple([renamed(view) for view in call.operands]), result=renamed(call.result)
+        )
+        for call in tape.calls
+    ]
+    ids, values = tape.scalar_constants
+    used = numbers[ids] >= 0
+    ids, values = numbers[ids[used]].astype(np.int64), values[used]
+    for array in (code, ids, values):
+        array.flags.writeable = False
+    return replace(
+        tape,
+        code=code,
+        calls=tuple(calls),
+        n_scalars=n_scalars,
+        scalar_constants=(ids, values),
+        inputs=leaves(tape.inputs),
+        outputs=leaves(tape.outputs),
+    )

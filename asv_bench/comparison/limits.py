@@ -21,6 +21,8 @@ from workloads import (
     Irregular,
     Logistic,
     LotkaVolterra,
+    Mixture,
+    Mlp,
     RosenbrockVectors,
     ShortArrays,
     Small,
@@ -30,7 +32,7 @@ from tapejit.interpreters.entry import BIND, OBJECT, RUN_FORWARD, RUN_REVERSE
 from tapejit.passes import DEFAULT
 from tapejit.program import Program
 
-from .peers import build, installed
+from .peers import build, installed, temporary_bytes
 from .rounds import Effort, check, interleave
 from .units import seconds, three_digits
 
@@ -203,6 +205,22 @@ def _sweeps(program: Program, workload: Irregular) -> Call:
     return Call(workspace.run, (BIND | RUN_FORWARD | RUN_REVERSE,), lambda _: (0.0, None))
 
 
+def workspaces(effort: Effort) -> list[Limit]:
+    """Bytes of values and adjoints beyond arguments, results and constants, against JAX's."""
+    limits = []
+    for workload in (Mlp(), Mixture()):
+        gradient = _tapejit().value_and_grad(workload.function(np))
+        gradient(workload.point)
+        (variant,) = gradient.__tapejit__.variants.values()
+        figure = variant.program(variant.trie.last).work_bytes
+        bar, note = None, ""
+        if installed("jax"):
+            theirs = temporary_bytes(workload)
+            bar, note = 1.5 * theirs, f"JAX {theirs} B"
+        limits.append(Limit(f"work space: {workload.name}", float(figure), bar, "B", note))
+    return limits
+
+
 def growth(effort: Effort) -> list[Limit]:
     """Time for a node on tapes of 10^4, 10^5 and 10^6 nodes: the largest by the smallest."""
     per_node = []
@@ -291,6 +309,7 @@ LIMITS: dict[str, Callable[[Effort], list[Limit]]] = {
     "short-arrays": short_arrays,
     "passes": passes,
     "scheduling": scheduling,
+    "workspaces": workspaces,
     "growth": growth,
     "allocation": allocation,
     "process-start": process_start,

@@ -75,6 +75,13 @@ def _import_jax() -> Any:
     return jax
 
 
+def temporary_bytes(workload: Workload) -> int:
+    """What JAX's compiled value and gradient allocates while it runs, by its own analysis."""
+    jax = _import_jax()
+    compiled = jax.jit(jax.value_and_grad(workload.jax_function(jax))).lower(workload.point)
+    return int(compiled.compile().memory_analysis().temp_size_in_bytes)
+
+
 def _jax(workload: Workload, unrolled: bool = False) -> Call:
     """Compiled value and gradient, from NumPy arrays to NumPy arrays."""
     jax = _import_jax()

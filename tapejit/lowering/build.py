@@ -12,7 +12,7 @@ import numpy as np
 from ..config import settings
 from ..errors import UnsupportedError
 from ..interpreters import layout
-from ..interpreters.layout import CALL, GUARD_EQUAL, GUARD_FALSE, GUARD_TRUE
+from ..interpreters.layout import CALL
 from ..ops.structural import STRUCTURAL
 from ..ops.table import OPS
 from ..tape import ARRAY, SCALAR, Call, Tape, View
@@ -22,7 +22,8 @@ from .elementwise import Group
 from .frame import IN_PLACE_FROM, Arena, Frame, tangent, whole
 from .liveness import Region, settle
 from .reverse import ReverseLowering, Targets
-from .scalars import compiled, runs, tables
+from .scalars import compiled, fixed_rows, runs, tables
+from .slots import share_slots
 from .stream import Place, Stream
 
 __all__ = ["Code", "Slot", "build", "code_of", "inline", "varied_outputs"]
@@ -90,9 +91,8 @@ class _Builder:
         self.wrt = wrt
         self.mode = mode
         self.code = tape.code
-        guards = np.flatnonzero(np.isin(self.code[:, 0], (GUARD_TRUE, GUARD_FALSE, GUARD_EQUAL)))
         #: Rows before this one leave all their values: another path may go on from a guard.
-        self.keep = int(guards[-1]) + 1 if len(guards) else 0
+        self.keep = fixed_rows(tape.code)
         self.arena = Arena(planned)
         self.frame = Frame(self.arena, tape, in_place=in_place, permanent=self.keep > 0)
         self.uses = self.buffer_uses()
@@ -486,6 +486,8 @@ def build(
     scalar_seed
         The first output is 0-d, its seed is one, and there are no other cotangents.
     """
+    if mode == "value" and not fixed_rows(tape.code):
+        tape = share_slots(tape)
     # Tangents lie where the values do, at other addresses: there nothing is shared.
     builder = _Builder(tape, wrt, mode, planned=mode != "tangent", in_place=used_in_place(tape))
     segments = builder.segments()

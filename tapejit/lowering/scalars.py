@@ -57,6 +57,12 @@ def runs(code: np.ndarray, calls: Sequence[Call]) -> Iterator[tuple[int, int, Ca
         yield at, len(code), None
 
 
+def fixed_rows(code: np.ndarray) -> int:
+    """How many rows, from the first, stay as they are: those up to the last guard."""
+    guards = np.flatnonzero(np.isin(code[:, 0], (GUARD_TRUE, GUARD_FALSE, GUARD_EQUAL)))
+    return int(guards[-1]) + 1 if len(guards) else 0
+
+
 @register_jitable
 def address(element, scalar_base, array_base):
     """Arena offset of an element."""

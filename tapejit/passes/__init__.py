@@ -12,7 +12,7 @@ from .dead import remove_dead
 from .fold import fold_constants
 from .fuse import fuse_products
 from .identities import simplify
-from .renumber import renumber_scalars
+from .numbering import renumber
 from .schedule import WINDOW, schedule_rows
 
 __all__ = ["DEFAULT", "PASSES", "optimize"]
@@ -25,7 +25,7 @@ PASSES: dict[str, Callable[..., Tape]] = {
     "dead": remove_dead,
     "fuse": fuse_products,
     "schedule": schedule_rows,
-    "renumber": renumber_scalars,
+    "renumber": renumber,
 }
 #: Those that run on every tape before it is laid out, in this order: constants first, which make
 #: identities apply, which make expressions equal; what nobody needs then goes; products are fused

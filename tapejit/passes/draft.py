@@ -14,20 +14,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..interpreters.layout import CALL, GUARD_EQUAL, GUARD_FALSE, GUARD_TRUE, WRITE
-from ..lowering.scalars import DEAD, runs
+from ..interpreters.layout import CALL, WRITE
+from ..lowering.scalars import DEAD, fixed_rows, runs
 from ..tape import ARRAY, SCALAR, Call, Leaf, Tape, View, is_contiguous
 
-__all__ = ["IN_PLACE", "Draft", "fixed_rows"]
+__all__ = ["IN_PLACE", "Draft"]
 
 #: Array instructions that overwrite their last operand and save what stood there.
 IN_PLACE = ("write", "scatter_write")
-
-
-def fixed_rows(code: np.ndarray) -> int:
-    """How many rows, from the first, stay as they are: those up to the last guard."""
-    guards = np.flatnonzero(np.isin(code[:, 0], (GUARD_TRUE, GUARD_FALSE, GUARD_EQUAL)))
-    return int(guards[-1]) + 1 if len(guards) else 0
 
 
 class Draft:

@@ -1,4 +1,8 @@
-"""Numbers of scalars without gaps, in the order in which they are made: a small, dense arena."""
+"""Numbers without gaps: scalars in the order in which they are made, arrays by who names them.
+
+Scalars, and arrays whose elements scalar rows name, lie in the arena at the tape's own numbers:
+they come first, and close together.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,11 @@ import dataclasses
 import numpy as np
 
 from ..interpreters.layout import CALL, GUARD_TRUE
-from ..lowering.scalars import compiled, runs, tables
-from ..tape import ARRAY, SCALAR, Call, Leaf, Tape, View
-from .draft import fixed_rows
+from ..lowering.scalars import compiled, fixed_rows, runs, tables
+from ..recording.recorder import ALIGNMENT
+from ..tape import ARRAY, SCALAR, Tape, View, with_numbers
 
-__all__ = ["renumber_scalars"]
+__all__ = ["renumber"]
 
 
 def assign(code, first, last, arity, numbers, n):
@@ -40,11 +44,38 @@ def assign(code, first, last, arity, numbers, n):
 _ASSIGN = "int64(int32[:,::1],int64,int64,int32[::1],int32[::1],int64)"
 
 
-def renumber_scalars(tape: Tape) -> Tape:
-    """The tape with its scalars numbered anew; those that nothing names are gone.
+def renumber(tape: Tape) -> Tape:
+    """The tape with its scalars and array elements numbered anew.
 
-    Scalars that rows up to the last guard may name keep their numbers.
+    Scalars that nothing names are gone.  Numbers that rows up to the last guard may name stay.
     """
+    tape = _renumber_scalars(tape)
+    return tape if fixed_rows(tape.code) else _renumber_elements(tape)
+
+
+def _renumber_elements(tape: Tape) -> Tape:
+    """Buffers that scalar rows address first in the array region, the others behind them."""
+    kept = [i for i, buffer in enumerate(tape.buffers) if buffer.base >= 0]
+    order = sorted(kept, key=lambda i: (i not in tape.addressed, tape.buffers[i].base))
+    if not tape.addressed or order == sorted(kept, key=lambda i: tape.buffers[i].base):
+        return tape
+    shifts, buffers, at = np.zeros(len(tape.buffers), np.int64), list(tape.buffers), 0
+    for i in order:
+        buffer = tape.buffers[i]
+        shifts[i] = at - buffer.base
+        buffers[i] = buffer._replace(base=at)
+        at += -(-buffer.size // ALIGNMENT) * ALIGNMENT
+    code = tape.code.copy()
+    code.flags.writeable = True
+    operands = code[:, 1:]
+    chosen = (operands >= ARRAY) & (code[:, :1] != CALL)
+    elements = operands[chosen].astype(np.int64)
+    operands[chosen] = elements + shifts[tape.buffer_of(elements - ARRAY)]
+    code.flags.writeable = False
+    return dataclasses.replace(tape, code=code, buffers=tuple(buffers), n_array_elements=at)
+
+
+def _renumber_scalars(tape: Tape) -> Tape:
     arity, _, _ = tables()
     keep = fixed_rows(tape.code)
     code = tape.code.copy()
@@ -54,7 +85,6 @@ def renumber_scalars(tape: Tape) -> Tape:
     numbers[:n] = np.arange(n)
     for leaf in tape.inputs:
         n = _number(leaf.view, numbers, n)
-    calls: list[Call] = []
     loop = compiled(assign, _ASSIGN)
     for first, last, call in runs(tape.code, tape.calls):
         if call is None:
@@ -62,24 +92,9 @@ def renumber_scalars(tape: Tape) -> Tape:
             continue
         for view in (*call.operands, call.result):
             n = _number(view, numbers, n)
-        operands = tuple([_renamed(view, numbers) for view in call.operands])
-        calls.append(call._replace(operands=operands, result=_renamed(call.result, numbers)))
     for leaf in tape.outputs:
         n = _number(leaf.view, numbers, n)
-    ids, values = tape.scalar_constants
-    used = numbers[ids] >= 0
-    ids, values = numbers[ids[used]].astype(np.int64), values[used]
-    for array in (code, ids, values):
-        array.flags.writeable = False
-    return dataclasses.replace(
-        tape,
-        code=code,
-        calls=tuple(calls),
-        n_scalars=int(n),
-        scalar_constants=(ids, values),
-        inputs=_leaves(tape.inputs, numbers),
-        outputs=_leaves(tape.outputs, numbers),
-    )
+    return with_numbers(tape, code, numbers, int(n))
 
 
 def _fixed_scalars(tape: Tape, keep: int) -> int:
@@ -103,13 +118,3 @@ def _number(view: View, numbers: np.ndarray, n: int) -> int:
         numbers[view.offset] = n
         n += 1
     return n
-
-
-def _renamed(view: View, numbers: np.ndarray) -> View:
-    if view.buffer != SCALAR:
-        return view
-    return view._replace(offset=int(numbers[view.offset]))
-
-
-def _leaves(leaves: tuple[Leaf, ...], numbers: np.ndarray) -> tuple[Leaf, ...]:
-    return tuple([Leaf(_renamed(view, numbers), dtype) for view, dtype in leaves])
