@@ -23,13 +23,14 @@ from .compiled import (
     Function,
     Variant,
     collect,
+    describe,
     is_static,
     leaves_of,
     moving_leaves,
     normalise,
     typed,
 )
-from .derive import Stretch, pull_back, push_forward
+from .derive.inline import Inlined
 from .errors import TraceError
 from .interpreters import entry, layout
 from .interpreters.entry import DELIVER, OBJECT, RUN_REVERSE
@@ -37,7 +38,7 @@ from .lowering.build import Slot
 from .paths import Path
 from .program import Workspace
 from .recording.record import Constant, Recording, record_function
-from .recording.recorder import active, in_recording
+from .recording.recorder import in_recording
 from .recording.tracer import is_traced, value_of
 from .replay import Replay
 from .shortcut import Shortcut, usable
@@ -415,31 +416,20 @@ class ValueAndGrad(Compiled):
 
     def _inline(self, args: tuple, kwargs: dict) -> Any:
         """Inside of a recording: the gradient becomes part of the outer tape."""
-        rec = active()
         leaves, structure, _ = self.function.split(args, kwargs)
         wrt = self.wrt_leaves(args, kwargs, leaves)
-        kept: dict[str, Any] = {}
 
         def run(*inputs: Any) -> Any:
             full = list(leaves)
             for i, value in zip(wrt, inputs, strict=True):
                 full[i] = value
             call_args, call_kwargs = self.function.rebuild(structure, full)
-            kept["result"] = self.function.function(*call_args, **call_kwargs)
-            return kept["result"]
+            return self.function.function(*call_args, **call_kwargs)
 
-        stretch = Stretch(rec, run, [leaves[i] for i in wrt])
-        try:
-            result = kept["result"]
-            value = result[0] if self.has_aux else result
-            if math.prod(np.shape(getattr(value, "value", value))) != 1:
-                raise TraceError(
-                    f"grad of `{self.function.name}` needs a scalar result; it returns an array "
-                    f"of shape {np.shape(getattr(value, 'value', value))}"
-                )
-            gradients = pull_back(stretch, [(value, 1.0)])
-        finally:
-            stretch.close()
+        inlined = Inlined(run, [leaves[i] for i in wrt], self.function.name)
+        require_scalar(self.function.name, inlined.recording, self.has_aux)
+        values, gradients = inlined.gradient()
+        result = unflattened(inlined.recording, values)
         return self._answer(result, self._gradient_tree(args, gradients))
 
 
@@ -723,8 +713,8 @@ def vjp(f: Callable[..., Any], *primals: Any, has_aux: bool = False) -> tuple:
     return value, pullback, jit(f)(*primals)[1]
 
 
-def _stretch(f: Callable[..., Any], primals: tuple) -> tuple[Stretch, Any, list[int]]:
-    """``f(*primals)`` recorded in the function that is under way, its structure, what moves."""
+def inlined_of(f: Callable[..., Any], primals: tuple, keep: bool) -> tuple[Inlined, Any, list[int]]:
+    """``f(*primals)`` inside of the recording under way, its structure, what moves."""
     leaves, structure = pytrees.flatten(primals)
     moving = moving_leaves(leaves)
 
@@ -734,29 +724,42 @@ def _stretch(f: Callable[..., Any], primals: tuple) -> tuple[Stretch, Any, list[
             full[i] = value
         return f(*pytrees.unflatten(structure, full))
 
-    return Stretch(active(), run, [leaves[i] for i in moving]), structure, moving
+    inlined = Inlined(run, [leaves[i] for i in moving], describe(f), keep)
+    return inlined, structure, moving
 
 
-def _pairs(outputs: list, seeds: list) -> list[tuple[Any, Any]]:
-    """Outputs with their cotangents, checked."""
-    shapes = [[np.shape(value_of(leaf)) for leaf in leaves] for leaves in (outputs, seeds)]
-    if shapes[0] != shapes[1]:
+def unflattened(recording: Recording, values: Sequence[Any]) -> Any:
+    """A recorded function's result from values of the tape's outputs."""
+    leaves = [leaf.value if isinstance(leaf, Constant) else values[leaf]
+              for leaf in recording.leaves]  # fmt: skip
+    return pytrees.unflatten(recording.structure, leaves)
+
+
+def _check_shapes(given: Sequence[Any], wanted: Sequence[tuple[int, ...]]) -> None:
+    shapes = [np.shape(value_of(leaf)) for leaf in given]
+    if shapes != list(wanted):
         raise ValueError(
-            f"cotangents (tangents) have shapes {shapes[1]}, but {shapes[0]} are needed"
+            f"cotangents (tangents) have shapes {shapes}, but {list(wanted)} are needed"
         )
-    return list(zip(outputs, seeds, strict=True))
 
 
 def _vjp_inline(f: Callable[..., Any], primals: tuple, has_aux: bool) -> tuple:
-    stretch, structure, moving = _stretch(f, primals)
-    result = stretch.result
+    inlined, structure, moving = inlined_of(f, primals, keep=True)
+    recording = inlined.recording
+    outputs = inlined.forward()
+    result = unflattened(recording, outputs)
     value = result[0] if has_aux else result
-    outputs, _ = pytrees.flatten(value)
+    shapes = [leaf.view.shape for leaf in inlined.tape.outputs]
+    # Extra results come last, and get no cotangent.
+    n_leaves = len(pytrees.flatten(value)[0])
+    n = sum(isinstance(leaf, int) for leaf in recording.leaves[:n_leaves])
 
     def pullback(cotangent: Any) -> tuple:
         seeds, _ = pytrees.flatten(cotangent)
+        _check_shapes(seeds, shapes[:n])
+        zeros = [np.zeros(shape)[()] for shape in shapes[n:]]
         leaves: list[Any] = [None] * structure.num_leaves
-        for i, g in zip(moving, pull_back(stretch, _pairs(outputs, seeds)), strict=True):
+        for i, g in zip(moving, inlined.pull([*seeds, *zeros]), strict=True):
             leaves[i] = g
         return pytrees.unflatten(structure, leaves)
 
@@ -840,16 +843,29 @@ def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
 
 
 def _jvp_inline(f: Callable[..., Any], primals: tuple, tangents: tuple) -> tuple[Any, Any]:
+    inlined, structure, moving = inlined_of(f, primals, keep=False)
+    directions = _directions(inlined, structure, moving, tangents)
+    values, pushed = inlined.tangents(directions)
+    return unflattened(inlined.recording, values), unflattened(inlined.recording, pushed)
+
+
+def _directions(inlined: Inlined, structure: Any, moving: list[int], tangents: tuple) -> list[Any]:
     directions, _ = pytrees.flatten(tangents)
-    stretch, structure, moving = _stretch(f, primals)
-    try:
-        if len(directions) == structure.num_leaves:
-            directions = [directions[i] for i in moving]
-        outputs, out_structure = pytrees.flatten(stretch.result)
-        pushed = push_forward(stretch, [d for _, d in _pairs(stretch.inputs, directions)], outputs)
-    finally:
-        stretch.close()
-    return stretch.result, pytrees.unflatten(out_structure, pushed)
+    if len(directions) == structure.num_leaves:
+        directions = [directions[i] for i in moving]
+    _check_shapes(directions, [inlined.tape.inputs[i].view.shape for i in inlined.wrt])
+    return directions
+
+
+def _linearize_inline(f: Callable[..., Any], primals: tuple) -> tuple[Any, Callable[..., Any]]:
+    inlined, structure, moving = inlined_of(f, primals, keep=True)
+    value = unflattened(inlined.recording, inlined.forward())
+
+    def push(*tangents: Any) -> Any:
+        pushed = inlined.push(_directions(inlined, structure, moving, tangents))
+        return unflattened(inlined.recording, pushed)
+
+    return value, push
 
 
 def linearize(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., Any]]:
@@ -869,7 +885,7 @@ def linearize(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., 
     array([2., 0.])
     """
     if in_recording():
-        return f(*primals), lambda *tangents: _jvp_inline(f, primals, tangents)[1]
+        return _linearize_inline(f, primals)
     compiled = _compiled(f, _Tangent)
     leaves, structure = pytrees.flatten(primals)
     kept = pytrees.unflatten(

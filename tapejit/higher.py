@@ -6,7 +6,6 @@ call replays that tape alone.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,8 +22,8 @@ from .api import (
     require_scalar,
 )
 from .compiled import Compiled, Function, Variant, as_argument, is_static, normalise
-from .derive import Stretch, pull_back
 from .derive.choose import MODES, Plan, identity, plan_jacobian
+from .derive.inline import Inlined
 from .derive.tapes import pullback, pushforward
 from .errors import TraceError
 from .interpreters import layout
@@ -32,8 +31,7 @@ from .interpreters.entry import BIND, DELIVER, OBJECT, RUN_FORWARD
 from .paths import Path
 from .program import Workspace
 from .recording.record import Recording
-from .recording.recorder import active, in_recording
-from .recording.tracer import Tracer, value_of
+from .recording.recorder import in_recording
 from .shortcut import Shortcut, usable
 from .tape import size_of
 
@@ -150,10 +148,20 @@ class Hvp(Derived):
         self._fast = path.programs["shortcut"]
 
     def _inline(self, x: Any, v: Any, args: tuple) -> Any:
-        from .api import grad, jvp
+        """The product becomes part of the outer tape."""
+        leaves, structure = pytrees.flatten(x)
+        moving = [i for i, leaf in enumerate(leaves) if not is_static(leaf)]
 
-        gradient = grad(self.function.function)
-        return jvp(lambda x: gradient(x, *args), (x,), (v,))[1]
+        def run(*inputs: Any) -> Any:
+            full = list(leaves)
+            for i, value in zip(moving, inputs, strict=True):
+                full[i] = value
+            return self.function.function(pytrees.unflatten(structure, full), *args)
+
+        inlined = Inlined(run, [leaves[i] for i in moving], self.function.name)
+        tape = self.transform(inlined.recording, inlined.wrt).tape
+        directions = [leaf for leaf in pytrees.flatten(v)[0] if not is_static(leaf)]
+        return gradient_tree((x,), 0, inlined.splice(tape, directions))
 
 
 def hvp(f: Callable[..., Any], argnums: int = 0) -> Callable[..., Any]:
@@ -254,7 +262,7 @@ class Jacobian(Derived):
             flat = self._by_blocks(workspace, plan)
         workspace.program.give_back(workspace)
         self._shorten(variant, path, args)
-        result = self._tree(args, path, plan, flat)
+        result = self._tree(args, path.recording, plan, flat)
         return (result, plan.choice) if self.explain else result
 
     def _first_seeds(self, path: Path) -> list[Any]:
@@ -283,7 +291,7 @@ class Jacobian(Derived):
                 row[at : at + n] = block
         return _cut(rows, plan)
 
-    def _tree(self, args: tuple, path: Path, plan: Plan, flat: list[Any]) -> Any:
+    def _tree(self, args: tuple, recording: Recording, plan: Plan, flat: list[Any]) -> Any:
         """The blocks in the structures of result and arguments."""
         width = len(plan.inputs)
         trees = [
@@ -292,7 +300,7 @@ class Jacobian(Derived):
         ]
         if self.of_gradient:
             return gradient_tree(args, self.argnums, trees)
-        return pytrees.unflatten(path.recording.structure, trees)
+        return pytrees.unflatten(recording.structure, trees)
 
     def _shorten(self, variant: Variant, path: Path, args: tuple) -> None:
         """Have the next call take the short way, where it has one array as its result."""
@@ -316,42 +324,42 @@ class Jacobian(Derived):
     # --- inside of a recording --------------------------------------------------------------------
 
     def _inline(self, args: tuple) -> Any:
-        from .api import grad
-        from .recording.functions import stack
+        """The Jacobian becomes part of the outer tape."""
+        leaves, structure, _ = self.function.split(args, {})
+        wrt = self.wrt_leaves(args, {}, leaves)
 
-        chosen = _tuple(self.argnums)
-        leaves, structure = pytrees.flatten(tuple(args[n] for n in chosen))
-        python = self.function.function
-        function = grad(python, self.argnums) if self.of_gradient else python
+        def run(*inputs: Any) -> Any:
+            full = list(leaves)
+            for i, value in zip(wrt, inputs, strict=True):
+                full[i] = value
+            call_args, call_kwargs = self.function.rebuild(structure, full)
+            return self.function.function(*call_args, **call_kwargs)
 
-        def restricted(*moving: Any) -> Any:
-            full = list(args)
-            for n, part in zip(chosen, pytrees.unflatten(structure, list(moving)), strict=True):
-                full[n] = part
-            return function(*full)
+        inlined = Inlined(run, [leaves[i] for i in wrt], self.function.name)
+        recording = self.transform(inlined.recording, inlined.wrt)
+        plan: Plan = recording.plan
+        flat = inlined.splice(plan.tape) if plan.whole else _one_by_one(inlined, plan)
+        result = self._tree(args, recording, plan, flat)
+        return (result, plan.choice) if self.explain else result
 
-        stretch = Stretch(active(), restricted, leaves)
-        try:
-            outputs, out_structure = pytrees.flatten(stretch.result)
-            trees = []
-            for output in outputs:
-                shape = np.shape(value_of(output))
-                rows = []
-                for k in range(math.prod(shape)):
-                    seed = np.zeros(shape)
-                    seed.reshape(-1)[k] = 1.0
-                    rows.append(pull_back(stretch, [(output, seed[()])]))
-                columns = [
-                    stack(list(column)).reshape(
-                        shape + np.shape(leaf.value if isinstance(leaf, Tracer) else leaf)
-                    )
-                    for column, leaf in zip(zip(*rows, strict=True), leaves, strict=True)
-                ]
-                tree = pytrees.unflatten(structure, columns)
-                trees.append(tree[0] if isinstance(self.argnums, int) else tree)
-        finally:
-            stretch.close()
-        return pytrees.unflatten(out_structure, trees)
+
+def _one_by_one(inlined: Inlined, plan: Plan) -> list[Any]:
+    """Blocks of directions, each spliced in; then cut as :func:`_cut` does."""
+    from .recording.functions import concatenate, stack
+
+    n, count = plan.choice.per_sweep, plan.choice.directions
+    received = plan.outputs if plan.choice.mode == "forward" else plan.inputs
+    rows: list[list[Any]] = [[] for _ in received]
+    for first in range(0, count, n):
+        at = min(first, count - n)
+        for row, block in zip(rows, inlined.splice(plan.tape, _block(plan, at)), strict=True):
+            row.append(block if n == 1 else block[first - at :])
+    if count == 0:
+        joined = [np.zeros((0, *shape)) for shape in received]
+    else:
+        join = stack if n == 1 else concatenate
+        joined = [join(row) for row in rows]
+    return _cut(joined, plan)
 
 
 def _block(plan: Plan, first: int) -> list[Any]:
@@ -376,7 +384,9 @@ def _cut(rows: list[np.ndarray], plan: Plan) -> list[np.ndarray]:
         at = 0
         for shape in plan.inputs:
             n = size_of(shape)
-            part = np.ascontiguousarray(columns[..., at : at + n])
+            part = columns[..., at : at + n]
+            if isinstance(part, np.ndarray):
+                part = np.ascontiguousarray(part)
             blocks.append(part.reshape(row.shape[1:] + shape))
             at += n
     return blocks

@@ -12,7 +12,7 @@ import numpy as np
 from .. import pytrees
 from ..errors import RuleError
 from ..recording.record import record_function
-from ..recording.recorder import Recorder, where_am_i
+from ..recording.recorder import Recorder, innermost, where_am_i
 from ..recording.splice import splice
 from ..recording.tracer import Tracer, is_traced, lift, recorder_of, value_of
 from ..tape import size_of
@@ -48,7 +48,7 @@ class _Custom:
         traced = [leaf for leaf in leaves if is_traced(leaf)]
         if not traced:
             return self.function(*args)
-        rec = recorder_of(*traced)
+        rec = innermost(recorder_of(*traced))  # the rule may close over values of any recording
         return self._record(Arguments(rec, args, self._nondiff(len(args))), rec)
 
     def _positional(self, args: tuple, kwargs: dict) -> tuple:

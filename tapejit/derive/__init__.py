@@ -1,5 +1,6 @@
-"""Derivatives as more tape, of any order."""
+"""Derivatives as more tape, of any order.
 
-from .recordings import Stretch as Stretch
-from .recordings import pull_back as pull_back
-from .recordings import push_forward as push_forward
+``templates``: each elementwise rule traced once; ``scalars``: compiled loops that instantiate it
+over all rows; ``sweep``, ``forward``, ``forward_many``, ``reverse``: the passes over a tape;
+``tapes``: tape to tape; ``inline``: inside of a recording; ``choose``: which mode is cheaper.
+"""

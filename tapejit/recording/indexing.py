@@ -411,10 +411,6 @@ def _is_whole(array: ArrayTracer) -> bool:
 
 def _move(cell: Cell, rec: Recorder, buffer: int) -> None:
     """From now on the cell stands in another buffer; what was read before stays where it was."""
-    if rec.values is not None:
-        if rec.buffers[cell.buffer].constant < 0:
-            rec.cells[cell.buffer] = Cell(cell.buffer, cell.storage.copy(), is_argument=True)
-        rec.cells[buffer] = cell
     cell.buffer = buffer
     cell.is_argument = False
 
@@ -442,7 +438,7 @@ def _set_advanced(array: ArrayTracer, index: tuple, value: Any) -> None:
         _set_masked(array, index, value)
         return
     value_index = tuple([value_of(part) for part in index])
-    old = np.array(array.value[value_index])  # and NumPy's own errors
+    array.value[value_index]  # NumPy's own errors
     _own(array.cell, rec)
     positions = _positions(rec, array, index)
     shape = np.shape(value_of(positions))
@@ -458,10 +454,8 @@ def _set_advanced(array: ArrayTracer, index: tuple, value: Any) -> None:
     save = View(rec.buffer(max(1, int(np.prod(shape)))), 0, shape, row_major(shape))
     places = (broadcast(view_of(rec, source), shape), view_of(rec, positions), _whole(array).view)
     rec.call("scatter_write", places, save)
-    if rec.values is not None:
-        rec.cells[save.buffer] = Cell(save.buffer, np.array(old, np.float64, order="C"))
     if isinstance(positions, Tracer):
-        rec.note_dynamic_write(places[2], places[1], value_of(positions), save, old)
+        rec.note_dynamic_write(places[2], places[1], save)
     else:
         rec.note_indexed_write(places[2], positions, save)
     array.value[value_index] = value_of(source)

@@ -26,7 +26,9 @@ class Recording(NamedTuple):
     """A finished recording.
 
     ``leaves`` has an entry for each leaf of the result: the number of the tape's output, or a
-    :class:`Constant`.  ``plan`` says how a derived tape's outputs are put together.
+    :class:`Constant`.  ``captured`` are the values of enclosing recordings that became inputs,
+    after the arguments; ``versions``, how many in-place writes those recordings had seen.  ``plan``
+    says how a derived tape's outputs are put together.
     """
 
     tape: Tape
@@ -34,6 +36,7 @@ class Recording(NamedTuple):
     leaves: list
     captured: list[Tracer]
     plan: Any = None
+    versions: Sequence[int] = ()
 
 
 def make_input(rec: Recorder, value: Any, argument: int) -> Tracer:
@@ -79,7 +82,7 @@ def record_function(
             leaves, structure = pytrees.flatten(result)
             outputs: list[Leaf] = []
             entries = [_output(rec, leaf, outputs, results) for leaf in leaves]
-        return Recording(rec.tape(outputs), structure, entries, rec.captured)
+        return Recording(rec.tape(outputs), structure, entries, rec.captured, versions=rec.versions)
     finally:
         rec.close()
 

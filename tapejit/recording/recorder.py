@@ -78,6 +78,12 @@ def enclosing() -> list[Recorder]:
     return [rec for rec in getattr(_active, "stack", ()) if rec is not None]
 
 
+def innermost(rec: Recorder) -> Recorder:
+    """The innermost recording under way, if it is further in than ``rec``; else ``rec``."""
+    inner = active()
+    return inner if inner is not None and inner.level > rec.level >= 0 else rec
+
+
 def sampling() -> bool:
     """Whether this thread records a rule at sample values, at which staged loops don't run."""
     return getattr(_active, "sampling", 0) > 0
@@ -183,15 +189,15 @@ class Recorder:
         self.inputs: list[Leaf] = []
         self.n_guards = 0
         self.on_guard: Callable[[], None] | None = None
-        #: Results' values by row, kept while a derivative is being taken inside of the recording.
-        self.values: dict[int, Any] | None = None
-        self.cells: dict[int, Any] = {}
         self.captured: list[Any] = []
-        self._captures: dict[int, Any] = {}
+        #: How many in-place writes each captured value's recording had seen.
+        self.versions: list[int] = []
+        self._captures: dict[tuple[int, int], Any] = {}
+        self._kept_captures: list[Any] = []  # whose identities are keys
         self.writes = 0
         self._element_writes: dict[int, list[tuple[int, int]]] = {}
         self._region_writes: list[tuple[int, View, View]] = []
-        self._dynamic_writes: list[tuple[int, View, View, Any, View, Any]] = []
+        self._dynamic_writes: list[tuple[int, View, View, View]] = []
         #: Numbers and first elements of the buffers in the array region, in order.
         self._numbers: list[int] = []
         self._bases: list[int] = []
@@ -289,7 +295,8 @@ class Recorder:
 
     def capture(self, tracer: Any) -> Any:
         """A traced value of an enclosing recording, as an input of this one."""
-        known = self._captures.get(id(tracer))
+        key = (id(tracer), tracer.rec.writes)
+        known = self._captures.get(key)
         if known is None:
             if tracer.rec.level < 0:
                 raise TraceError(
@@ -304,10 +311,13 @@ class Recorder:
                 )
             tracer.rec.check_use()
             from .record import make_input
+            from .tracer import pinned
 
             known = make_input(self, tracer.value, len(self.inputs))
-            self.captured.append(tracer)
-            self._captures[id(tracer)] = known
+            self.captured.append(pinned(tracer))
+            self._kept_captures.append(tracer)
+            self.versions.append(tracer.rec.writes)
+            self._captures[key] = known
         return known
 
     # --- in-place writes ------------------------------------------------------------------------
@@ -331,22 +341,19 @@ class Recorder:
             entries = self._element_writes.setdefault(base + position, [])
             entries.append((self.writes, saved + number))
 
-    def note_dynamic_write(
-        self, buffer: View, index: View, positions: Any, save: View, saved: Any
-    ) -> None:
+    def note_dynamic_write(self, buffer: View, index: View, save: View) -> None:
         """Elements at traced positions of a buffer were overwritten.
 
         Scalars read before are found again when they are used: by comparing positions.
         """
         self.writes += 1
-        entry = (self.writes, buffer, index, np.asarray(positions), save, np.asarray(saved))
-        self._dynamic_writes.append(entry)
+        self._dynamic_writes.append((self.writes, buffer, index, save))
 
     def _after_dynamic_write(self, element: int, entry: tuple) -> int:
         """The value of ``element`` before a dynamic write: saved if it was hit, else there."""
         from ..ops.table import OPS
 
-        when, buffer, index, positions, save, saved = entry
+        when, buffer, index, save = entry
         position = element - ARRAY - self.buffers[buffer.buffer].base
         current = self.resolve(element, when)
         for at in np.ndindex(index.shape):
@@ -355,12 +362,22 @@ class Recorder:
                 OPS["equal"].code, test, self.element(_item(index, at)), self.constant(position)
             )
             self.emit(OPS["where"].code, chosen, test, self.element(_item(save, at)), current)
-            if self.values is not None:
-                hit = bool(positions[at] == position)
-                self.values[test] = np.bool_(hit)
-                self.values[chosen] = saved[at] if hit else self.values.get(current)
             current = chosen
         return current
+
+    def written_since(self, view: View, version: int) -> bool:
+        """Whether anything in the buffer of a view was overwritten after ``version`` writes."""
+        if view.buffer == SCALAR or self.writes == version:
+            return False
+        regions = [*self._region_writes, *(entry[:2] for entry in self._dynamic_writes)]
+        if any(when > version and region.buffer == view.buffer for when, region, *_ in regions):
+            return True
+        buffer = self.buffers[view.buffer]
+        first = ARRAY + buffer.base
+        return any(
+            first <= element < first + buffer.size and writes[-1][0] > version
+            for element, writes in self._element_writes.items()
+        )
 
     def resolve(self, element: int, version: int) -> int:
         """Where the value now stands that ``element`` had after ``version`` writes."""

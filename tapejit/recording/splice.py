@@ -5,7 +5,6 @@ What is renumbered is done on whole arrays; only array instructions are visited 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,12 +21,13 @@ from .tracer import (
     copied,
     current_element,
     lift,
+    new_array,
     scalar_tracer,
     value_of,
     view_of,
 )
 
-__all__ = ["splice", "strided"]
+__all__ = ["Splice", "splice", "strided"]
 
 
 def strided(flat: np.ndarray, view: View) -> np.ndarray:
@@ -58,13 +58,10 @@ def splice(
         The tape's outputs: tracers, or constants that pass through it.
     """
     rec.check_use()
-    operands = [_operand(rec, operand) for operand in operands]
-    spliced = _Splice(rec, tape, operands)
+    spliced = Splice(rec, tape, operands)
     spliced.append_rows()
     if values is None:
-        values = _values(rec, tape, operands, tape.outputs)
-    if rec.values is not None:
-        spliced.keep_values(_values(rec, tape, operands, spliced.everything()))
+        values = Splice.values_of(rec, tape, spliced.operands)
     return spliced.outputs(values)
 
 
@@ -78,25 +75,24 @@ def _operand(rec: Recorder, operand: Any) -> Any:
     return operand
 
 
-def _values(
-    rec: Recorder, tape: Tape, operands: Sequence[Any], leaves: Sequence[Leaf]
-) -> list[Any]:
-    """Values of leaves of a tape."""
-    if sampling():
-        return [np.zeros(leaf.view.shape, leaf.dtype)[()] for leaf in leaves]
-    from ..replay import evaluate
+class Splice:
+    """New numbers for one tape's scalars and buffers in a recording.
 
-    asked = tape if leaves is tape.outputs else dataclasses.replace(tape, outputs=tuple(leaves))
-    return evaluate(asked, [value_of(operand) for operand in operands])
+    Parameters
+    ----------
+    operands
+        As :func:`splice` prepares them.
+    base
+        An earlier splice of a tape that this one continues: what is in it is not repeated.
+    """
 
-
-class _Splice:
-    """New numbers for one tape's scalars and buffers in a recording."""
-
-    def __init__(self, rec: Recorder, tape: Tape, operands: Sequence[Any]) -> None:
+    def __init__(
+        self, rec: Recorder, tape: Tape, operands: Sequence[Any], base: Splice | None = None
+    ) -> None:
         self.rec = rec
         self.tape = tape
-        self.operands = operands
+        self.operands = [_operand(rec, operand) for operand in operands]
+        self.base = base
         self.scalars = self._number_scalars()
         self.buffers, self.shifts = self._number_buffers()
         self.cells: dict[int, Cell] = {}
@@ -116,6 +112,10 @@ class _Splice:
         known.update(zip(ids.tolist(), constants.tolist(), strict=True))
         numbers = np.empty(tape.n_scalars, np.int64)
         at = 0
+        if self.base is not None:
+            at = self.base.tape.n_scalars
+            numbers[:at] = self.base.scalars
+            known = {number: value for number, value in known.items() if number >= at}
         for number in [*sorted(known), tape.n_scalars]:
             first = rec.scalars(number - at)
             numbers[at:number] = np.arange(first, first + number - at)
@@ -135,8 +135,10 @@ class _Splice:
             if leaf.view.buffer != SCALAR
         }
         numbers, shifts = [], []
-        for number, buffer in enumerate(tape.buffers):
-            shift = 0
+        if self.base is not None:
+            numbers, shifts = list(self.base.buffers), list(self.base.shifts)
+        for number in range(len(numbers), len(tape.buffers)):
+            buffer, shift = tape.buffers[number], 0
             if number in given:
                 found, shift = given[number].buffer, given[number].offset
             elif buffer.constant >= 0:
@@ -190,24 +192,35 @@ class _Splice:
     def append_rows(self) -> None:
         """Append the rows, with the places at which they were recorded."""
         tape, rec = self.tape, self.rec
-        code = tape.code.astype(np.int64)
+        first = len(self.base.tape) if self.base is not None else 0
+        first_call = len(self.base.tape.calls) if self.base is not None else 0
+        code = tape.code[first:].astype(np.int64)
         is_call = code[:, 0] == CALL
         used = _columns_used(code[:, 0])
         for column in range(1, 5):
             rows = np.flatnonzero(used[:, column - 1])
             code[rows, column] = self.elements(code[rows, column])
-        code[is_call, 1] += len(rec.calls)
+        code[is_call, 1] += len(rec.calls) - first_call
         rec.code.extend(code.reshape(-1).tolist())
         codes, offsets = tape.locations
-        rec.codes.extend(codes)
-        rec.offsets.extend(offsets)
-        for call in tape.calls:
+        rec.codes.extend(codes[first:])
+        rec.offsets.extend(offsets[first:])
+        for call in tape.calls[first_call:]:
             views = tuple(self.view(view) for view in call.operands)
             rec.calls.append(Call(call.op, views, self.view(call.result), call.params))
         for _ in range(int(np.isin(code[:, 0], (GUARD_TRUE, GUARD_FALSE, GUARD_EQUAL)).sum())):
             rec.count_guard()
 
     # --- values -----------------------------------------------------------------------------------
+
+    @staticmethod
+    def values_of(rec: Recorder, tape: Tape, operands: Sequence[Any]) -> list[Any]:
+        """Values of a tape's outputs at those of the operands; zeros while rules are sampled."""
+        if sampling():
+            return [np.zeros(leaf.view.shape, leaf.dtype)[()] for leaf in tape.outputs]
+        from ..replay import evaluate
+
+        return evaluate(tape, [value_of(operand) for operand in operands])
 
     def outputs(self, values: Sequence[Any]) -> list[Any]:
         """The outputs, with their values."""
@@ -219,8 +232,10 @@ class _Splice:
     def _output(self, leaf: Leaf, value: Any) -> Any:
         rec, view = self.rec, self.view(leaf.view)
         if view.buffer == SCALAR:
-            if view.shape:
-                return np.broadcast_to(value, view.shape)
+            if view.shape:  # one scalar, stretched
+                if leaf.view.offset in self.tape.scalar_constants[0]:
+                    return np.broadcast_to(value, view.shape)
+                return self._copy(view, np.array(value, leaf.dtype))
             return scalar_tracer(rec, np.asarray(value, leaf.dtype)[()], view.offset)
         buffer = rec.buffers[view.buffer]
         if buffer.constant >= 0:
@@ -228,20 +243,22 @@ class _Splice:
         if view.shape == ():
             value = np.asarray(value, leaf.dtype)[()]
             return scalar_tracer(rec, value, ARRAY + buffer.base + view.offset)
+        if self._is_input(leaf.view.buffer):  # passed through
+            return self._copy(view, np.array(value, leaf.dtype))
         cell = self._cell(view.buffer)
-        return ArrayTracer(rec, strided(cell.storage.reshape(-1), view), cell)
+        return rec.array_type(rec, strided(cell.storage.reshape(-1), view), cell)
+
+    def _copy(self, view: View, value: np.ndarray) -> ArrayTracer:
+        result = new_array(self.rec, value)
+        self.rec.call("copy", (view,), result.view)
+        return result
 
     def _cell(self, buffer: int, dtype: Any = np.float64) -> Cell:
-        """The storage of a buffer: an operand's own, or a new one."""
+        """The storage of a buffer that the tape makes."""
         cell = self.cells.get(buffer)
         if cell is None:
-            for operand in self.operands:
-                if isinstance(operand, ArrayTracer) and operand.view.buffer == buffer:
-                    cell = operand.cell
-            if cell is None:
-                storage = np.zeros(self.rec.buffers[buffer].size, dtype)
-                cell = Cell(buffer, storage)
-            self.cells[buffer] = cell
+            storage = np.zeros(self.rec.buffers[buffer].size, dtype)
+            cell = self.cells[buffer] = Cell(buffer, storage)
         return cell
 
     def _store(self, leaf: Leaf, value: Any) -> None:
@@ -256,31 +273,6 @@ class _Splice:
 
     def _is_input(self, buffer: int) -> bool:
         return any(leaf.view.buffer == buffer for leaf in self.tape.inputs)
-
-    # While a derivative is being taken by walking the recording's rows, all their values are kept.
-
-    def everything(self) -> list[Leaf]:
-        """Every scalar and every buffer that the tape computes, as leaves."""
-        tape = self.tape
-        rows = tape.code[tape.code[:, 0] < GUARD_TRUE, 1]
-        scalars = np.unique(rows[rows < ARRAY]).tolist()
-        scalars += [c.result.offset for c in tape.calls if c.result.buffer == SCALAR]
-        leaves = [Leaf(View(SCALAR, number, (), ()), "<f8") for number in scalars]
-        for number, buffer in enumerate(tape.buffers):
-            if buffer.constant < 0 and not self._is_input(number):
-                leaves.append(Leaf(View(number, 0, (buffer.size,), (1,)), "<f8"))
-        return leaves
-
-    def keep_values(self, values: Sequence[Any]) -> None:
-        """Enter the values of :meth:`everything` into the recording."""
-        rec = self.rec
-        for leaf, value in zip(self.everything(), values, strict=True):
-            if leaf.view.buffer == SCALAR:
-                rec.values[int(self.scalars[leaf.view.offset])] = np.float64(value)
-            else:
-                self._store(leaf, value)
-                number = self.buffers[leaf.view.buffer]
-                rec.cells[number] = self._cell(number)
 
 
 _ARITY = {op.code: op.arity for op in OPS.values()}

@@ -273,8 +273,6 @@ class ArrayTracer(Tracer):
     def view(self) -> View:
         """Its place on the tape."""
         cell, place = self.cell, self._place
-        if self.rec.values is not None:
-            self.rec.cells[cell.buffer] = cell
         if place is not None and place.buffer == cell.buffer:
             return place
         value = self.value
@@ -333,8 +331,6 @@ class ArrayTracer(Tracer):
 
 def scalar_tracer(rec: Recorder, value: Any, element: int) -> ScalarTracer:
     """A scalar at ``element``."""
-    if rec.values is not None:
-        rec.values[element] = value
     tracer = rec.scalar_type()
     tracer.rec = rec
     tracer.value = value
@@ -360,8 +356,6 @@ def new_array(rec: Recorder, value: np.ndarray) -> ArrayTracer:
     """A tracer for a new buffer that holds ``value``."""
     value = np.ascontiguousarray(value)
     cell = Cell(rec.buffer(value.size), value, False, rec)
-    if rec.values is not None:
-        rec.cells[cell.buffer] = cell
     return rec.array_type(rec, value, cell)
 
 
@@ -404,14 +398,22 @@ def current_element(tracer: ScalarTracer) -> int:
         element = rec.resolve(element, tracer.version)
         tracer.element = element
         tracer.version = rec.writes
-    if rec.values is not None:
-        rec.values[element] = tracer.value
     return element
 
 
 def copied(array: ArrayTracer) -> ArrayTracer:
     """A contiguous copy in a new buffer."""
     return record(array.rec, "copy", [array], array.value.copy(order="C"))
+
+
+def pinned(tracer: Tracer) -> Tracer:
+    """The traced value as it is now: at its place on the tape, its value out of reach of writes."""
+    if not isinstance(tracer, ArrayTracer):
+        return tracer
+    view, value = tracer.view, np.array(tracer.value, order="C")
+    copy = tracer.rec.array_type(tracer.rec, value, Cell(view.buffer, value))
+    copy._place = view
+    return copy
 
 
 def as_view(array: ArrayTracer, function: Callable[[np.ndarray], np.ndarray]) -> Any:
@@ -576,10 +578,6 @@ def write_scalar(rec: Recorder, target: int, source: int) -> None:
     """Overwrite an element in place; its former value goes to a save slot."""
     save = rec.scalar()
     rec.emit(WRITE, save, target, source)
-    if rec.values is not None and target >= ARRAY:
-        view = scalar_tracer(rec, None, target).view
-        if view.buffer in rec.cells:
-            rec.values[save] = rec.cells[view.buffer].storage.reshape(-1)[view.offset]
     rec.note_element_write(target, save)
 
 
@@ -587,17 +585,7 @@ def write_region(rec: Recorder, target: View, source: View) -> None:
     """Overwrite a region in place; its former values go to a save buffer."""
     save = View(rec.buffer(target.size), 0, target.shape, row_major(target.shape))
     rec.call("write", (source, target), save)
-    keep_saved(rec, target, save)
     rec.note_region_write(target, save)
-
-
-def keep_saved(rec: Recorder, target: View, save: View) -> None:
-    """While a derivative is being taken: storage for a save buffer, before it is overwritten."""
-    if rec.values is not None and target.buffer in rec.cells:
-        flat = rec.cells[target.buffer].storage.reshape(-1)
-        strides = [8 * s for s in target.strides]
-        old = np.lib.stride_tricks.as_strided(flat[target.offset :], target.shape, strides)
-        rec.cells[save.buffer] = Cell(save.buffer, np.array(old, np.float64, order="C"))
 
 
 # --- operators ------------------------------------------------------------------------------------
@@ -650,10 +638,6 @@ def scalar_operator(
         frame = _getframe(1)
         rec.codes.append(frame.f_code)
         rec.offsets.append(frame.f_lasti)
-        if rec.values is not None:
-            rec.values[out] = value
-            rec.values[a] = self.value
-            rec.values[b] = y
         result = new(cls)
         result.rec = rec
         result.value = value
