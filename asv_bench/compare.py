@@ -112,7 +112,11 @@ def _limits(names: list[str], effort: Effort) -> tuple[list[Limit], list[str]]:
 
 def _rows_table(rows: list[Row]) -> str:
     shown = [name for name in CONTENDERS if any(name in row.times | row.errors for row in rows)]
-    header = ["value and gradient", *(CONTENDERS[name][1] for name in shown), "bar"]
+    header = [
+        "value and gradient, or second derivative",
+        *(CONTENDERS[name][1] for name in shown),
+        "bar",
+    ]
     lines = [[row.title, *(row.cell(name) for name in shown), row.bar_cell()] for row in rows]
     return table(header, lines)
 

@@ -78,6 +78,13 @@ def test_tensors_stand_on_recordings_and_programs():
         assert not _imports(path) & above, path
 
 
+def test_derivative_tapes_know_nothing_of_the_interface():
+    allowed = {"ops", "errors", "tape", "builder", "interpreters", "config", "lowering", "derive"}
+    allowed |= {"recording"}
+    for path in (PACKAGE / "derive").glob("*.py"):
+        assert _imports(path) <= allowed, path
+
+
 def test_mathematics_stands_in_ops_alone():
     """No derivative is named outside of ops: the rules' vocabulary is imported there only."""
     for path in PACKAGE.rglob("*.py"):

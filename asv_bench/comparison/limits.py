@@ -177,6 +177,27 @@ def passes(effort: Effort) -> list[Limit]:
     ]
 
 
+def derivative_tapes(effort: Effort) -> list[Limit]:
+    """Seconds to record a function and to derive the tape of its gradient, and of the second."""
+    tj = _tapejit()
+    repetitions = 5 if effort.rounds > 5 else 3
+    workload = LotkaVolterra()
+    tj.gradient_tape(tj.trace(LotkaVolterra(10).function(np), workload.point))
+    first, second = [], []
+    for _ in range(repetitions):
+        start = time.perf_counter()
+        gradient = tj.gradient_tape(tj.trace(workload.function(np), workload.point))
+        first.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        jvp = tj.jvp_tape(gradient)
+        second.append(time.perf_counter() - start)
+    return [
+        Limit("gradient tape of Lotka–Volterra, recorded and derived", median(first), 0.5,
+              note=f"{len(gradient)} instructions"),
+        Limit("its pushforward", median(second), None, note=f"{len(jvp)} instructions"),
+    ]  # fmt: skip
+
+
 def scheduling(effort: Effort) -> list[Limit]:
     """Value and gradient of 10^5 scalar nodes in random order, sorted against as recorded."""
     tj = _tapejit()
@@ -308,6 +329,7 @@ LIMITS: dict[str, Callable[[Effort], list[Limit]]] = {
     "recording": recording,
     "short-arrays": short_arrays,
     "passes": passes,
+    "derivative-tapes": derivative_tapes,
     "scheduling": scheduling,
     "workspaces": workspaces,
     "growth": growth,

@@ -9,7 +9,9 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from workloads import Call, Workload
+from workloads import Call, SecondOrder, Workload
+
+from . import second_order
 
 Read = tuple[float, list[np.ndarray] | None]
 
@@ -155,7 +157,12 @@ def installed(contender: str) -> bool:
 
 def build(contender: str, workload: Workload) -> Call:
     """The contender's call for ``workload``; raises :class:`Unsupported` where it has none."""
-    return CONTENDERS[contender][2](workload)
+    if not isinstance(workload, SecondOrder):
+        return CONTENDERS[contender][2](workload)
+    make = second_order.builders(_import_jax).get(contender)
+    if make is None:
+        raise Unsupported("no second derivatives")
+    return make(workload)
 
 
 def left_out(contender: str, workload: Workload, slow: bool) -> str:

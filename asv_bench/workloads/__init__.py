@@ -16,6 +16,13 @@ from .lotka_volterra import LotkaVolterra  # noqa: E402
 from .mixture import Mixture  # noqa: E402
 from .mlp import Mlp  # noqa: E402
 from .rosenbrock import RosenbrockLoop, RosenbrockVectors  # noqa: E402
+from .second_order import (  # noqa: E402
+    SecondOrder,
+    logistic_hessian,
+    logistic_product,
+    rosenbrock_hessian,
+    rosenbrock_product,
+)
 from .short_arrays import ShortArrays  # noqa: E402
 from .small import Small  # noqa: E402
 from .workload import Bar, Call, Workload  # noqa: E402
@@ -31,6 +38,7 @@ __all__ = [
     "Mlp",
     "RosenbrockLoop",
     "RosenbrockVectors",
+    "SecondOrder",
     "ShortArrays",
     "Small",
     "Workload",
@@ -47,4 +55,8 @@ COMPARED = {
     "mlp": Mlp,
     "lotka-volterra": LotkaVolterra,
     "mixture": Mixture,
+    "rosenbrock-hvp": rosenbrock_product,
+    "rosenbrock-hessian": rosenbrock_hessian,
+    "logistic-hvp": logistic_product,
+    "logistic-hessian": logistic_hessian,
 }

@@ -1,9 +1,8 @@
 """Structural operations: which operands carry derivatives, and their rules in other operations.
 
 A rule is ordinary NumPy code over traced values, so that what it records is differentiated again
-for higher orders.  It runs in two places: recorded once for each combination of shapes and then
-lowered (:mod:`tapejit.lowering.rules`), and on the values of a recording under way
-(:mod:`tapejit.derive`), where operands, cotangents and tangents may also be constants.
+for higher orders.  It is recorded once for each combination of shapes, and then lowered
+(:mod:`tapejit.lowering.rules`) or made part of a derivative tape (:mod:`tapejit.derive.rules`).
 
 Operations "by rows" work along the last axis, those on matrices on stacks over the leading axes.
 Linear algebra follows IEEE: a zero cotangent times an infinite partial is NaN.
