@@ -1,8 +1,8 @@
 """Which way to a Jacobian is cheaper: predicted costs, modes, directions in one sweep.
 
 The model is simple and meant for comparisons: a scalar row costs a nanosecond, an array instruction
-a call and a little for each element; several directions share the calls and the values, not the
-elements.  Griewank, Walther (2008), "Evaluating derivatives", section 3 and 4, bound both modes.
+a call and a little for each element.  Griewank, Walther (2008), "Evaluating Derivatives", sections
+3.3 and 3.4, bound both modes.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ CALL_COST, CHEAP, COSTLY, OTHER, PRODUCT = 15.0, 0.2, 1.0, 1.0, 0.06
 BLOCK = 1 << 17
 #: More scalar rows than this go one direction a sweep: each would be a short array instruction.
 MOST_SCALAR_ROWS = 2000
+#: On tapes of more rows than this, modes are not compared by making both tapes.
+MOST_COMPARED = 20_000
 #: Constant seeds (the identity) of up to this many elements are part of the tape.
 MOST_CONSTANTS = 1 << 18
 
@@ -88,32 +90,52 @@ class Plan:
 
 
 def plan_jacobian(tape: Tape, wrt: Sequence[int], mode: str = "auto") -> Plan:
-    """Choose how to compute the Jacobian of a tape's outputs with respect to ``wrt``."""
+    """Choose how to compute the Jacobian of a tape's outputs with respect to ``wrt``.
+
+    Parameters
+    ----------
+    mode
+        One of ``MODES``.  ``"auto"`` makes both tapes and compares what they cost; on a long tape
+        it makes the one that takes fewer sweeps.
+    """
     outputs = tuple(leaf.view.shape for leaf in tape.outputs)
     inputs = tuple(tape.inputs[i].view.shape for i in wrt)
-    counts = {
-        "forward": sum(map(size_of, inputs)),
-        "reverse": sum(map(size_of, outputs)),
-    }
-    derive = {"forward": pushforward, "reverse": pullback}
-    singles, costs = {}, {}
-    for name in ("forward", "reverse") if mode == "auto" else (mode,):
-        singles[name] = derive[name](tape, wrt)
-        n = directions_per_sweep(tape, singles[name], counts[name])
-        costs[name] = predicted(tape, singles[name], counts[name], n)
-    chosen = min(costs, key=lambda name: (costs[name], counts[name]))
-    count = counts[chosen]
-    n = directions_per_sweep(tape, singles[chosen], count)
-    choice = Choice(chosen, count, n, costs)
-    if count == 0 or n == 1:
-        return Plan(choice, singles[chosen], False, outputs, inputs)
-    shapes = inputs if chosen == "forward" else outputs
-    whole = n == count and count * sum(map(size_of, shapes)) <= MOST_CONSTANTS
-    if not whole:
-        made = derive[chosen](tape, wrt, directions=n)
-        return Plan(choice, made, False, outputs, inputs)
-    made = derive[chosen](tape, wrt, seeds=identity(shapes, 0, count), directions=count)
-    return Plan(choice, _with_blocks(made, chosen, outputs, inputs), True, outputs, inputs)
+    modes = [mode]
+    if mode == "auto":
+        fewer = "forward" if _count(inputs) <= _count(outputs) else "reverse"
+        modes = ["forward", "reverse"] if len(tape) <= MOST_COMPARED else [fewer]
+    plans = {name: _plan(tape, wrt, name, outputs, inputs) for name in modes}
+    costs = {name: plan.choice.costs[name] for name, plan in plans.items()}
+    chosen = plans[min(costs, key=lambda name: costs[name])]
+    choice = dataclasses.replace(chosen.choice, costs=costs)
+    return dataclasses.replace(chosen, choice=choice)
+
+
+def _plan(
+    tape: Tape,
+    wrt: Sequence[int],
+    mode: str,
+    outputs: tuple[tuple[int, ...], ...],
+    inputs: tuple[tuple[int, ...], ...],
+) -> Plan:
+    """The plan in one mode."""
+    derive = pushforward if mode == "forward" else pullback
+    seeded = inputs if mode == "forward" else outputs
+    count = _count(seeded)
+    n = directions_per_sweep(tape, count)
+    whole = 1 < n == count and count * count <= MOST_CONSTANTS
+    if whole:
+        made = derive(tape, wrt, seeds=identity(seeded, 0, count), directions=count)
+        made = _with_blocks(made, mode, outputs, inputs)
+    else:
+        made = derive(tape, wrt, directions=n if n > 1 else 0)
+    cost = -(-count // n) * _cost(made)
+    choice = Choice(mode, count, n, {mode: cost})
+    return Plan(choice, made, whole, outputs, inputs)
+
+
+def _count(shapes: Sequence[tuple[int, ...]]) -> int:
+    return sum(map(size_of, shapes))
 
 
 def identity(shapes: Sequence[tuple[int, ...]], first: int, n: int) -> list[np.ndarray]:
@@ -129,30 +151,20 @@ def identity(shapes: Sequence[tuple[int, ...]], first: int, n: int) -> list[np.n
     return seeds
 
 
-def directions_per_sweep(tape: Tape, derived: Tape, count: int) -> int:
+def directions_per_sweep(tape: Tape, count: int) -> int:
     """How many directions share a sweep, so that what a few instructions need stays in cache."""
-    scalar_rows = int((derived.code[:, 0] < WRITE).sum())
+    scalar_rows = int((tape.code[:, 0] < WRITE).sum())
     if count <= 1 or overwrites(tape) or scalar_rows > MOST_SCALAR_ROWS:
         return 1
-    largest = max([call.result.size for call in derived.calls[len(tape.calls) :]], default=1)
+    largest = max([call.result.size for call in tape.calls], default=1)
     n = max(BLOCK // max(largest, 1), 8)
     return count if count <= n else n - n % 8
 
 
-def predicted(tape: Tape, derived: Tape, count: int, per_sweep: int) -> float:
-    """Nanoseconds for all directions, by the model above."""
-    values = _rows_cost(tape.code, tape.calls, 1)
-    calls = derived.calls[len(tape.calls) :] if not overwrites(tape) else derived.calls
-    rows = derived.code[len(tape.code) :] if not overwrites(tape) else derived.code
-    sweeps = -(-count // max(per_sweep, 1))
-    return sweeps * (values + _rows_cost(rows, calls, per_sweep))
-
-
-def _rows_cost(rows: np.ndarray, calls: Sequence[Call], lanes: int) -> float:
-    scalars = float((rows[:, 0] != CALL).sum())
-    if lanes > 1:
-        scalars *= CALL_COST + CHEAP * lanes
-    return scalars + sum(CALL_COST + lanes * _elements_cost(call) for call in calls)
+def _cost(tape: Tape) -> float:
+    """Nanoseconds for one sweep, by the model above."""
+    scalars = float((tape.code[:, 0] != CALL).sum())
+    return scalars + sum(CALL_COST + _elements_cost(call) for call in tape.calls)
 
 
 def _elements_cost(call: Call) -> float:

@@ -8,6 +8,7 @@ equal functions (a potential in each step of a simulation) share one derivative.
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,18 +29,20 @@ __all__ = ["Inlined", "derived"]
 #: Derivative tapes by what they were made from; the least recently used go.
 _known: OrderedDict[tuple, Tape] = OrderedDict()
 _MOST_KNOWN = 256
+_lock = threading.Lock()
 
 
 def derived(key: tuple, tape: Tape, make: Callable[[], Any]) -> Any:
     """``make()``, or what it gave for an equal tape before."""
     key = (tape.fingerprint, *key)
-    found = _known.get(key)
+    with _lock:
+        found = _known.pop(key, None)
     if found is None:
-        found = _known[key] = make()
+        found = make()
+    with _lock:
+        _known[key] = found
         while len(_known) > _MOST_KNOWN:
             _known.popitem(last=False)
-    else:
-        _known.move_to_end(key)
     return found
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..interpreters.layout import WRITE
 from ..lowering.rules import Rule, jvp_tape, vjp_tape
-from ..ops.structural import STRUCTURAL
+from ..ops.structural import STRUCTURAL, Structural
 from ..tape import SCALAR, Call, Tape, View
 
 __all__ = ["WRITES", "jvp_rule", "live_rows", "overwrites", "read_inputs", "vjp_rule"]
@@ -42,8 +42,16 @@ def _stacked(rule: Any, f: Any, operands: tuple, params: tuple, n: int) -> tuple
     return rule.stacked(f, operands, params, n)
 
 
+def _broadcasts(rule: Structural) -> bool:
+    """Whether a rule takes many directions at once: as far as its examples have shown.
+
+    Users' rules and those of staged loops take one at a time.
+    """
+    return rule.examples is not None
+
+
 def _joined(parts: list[Sequence[Any]]) -> list[Any]:
-    """Results for each direction along a new first axis: users' rules take one at a time."""
+    """Results for each direction along a new first axis."""
     return [None if part[0] is None else np.stack(part) for part in zip(*parts, strict=True)]
 
 
@@ -60,7 +68,7 @@ def _vjp_of_many(
     kept: list[int] = []
 
     def run(g: Any, f: Any, *operands: Any) -> tuple:
-        if op in STRUCTURAL:
+        if _broadcasts(rule):
             parts = rule.vjp(g, *_stacked(rule, f, operands, params, n))
         else:
             parts = _joined([rule.vjp(g[k], f, operands, params) for k in range(n)])
@@ -86,7 +94,7 @@ def _jvp_of_many(
     def run(f: Any, *rest: Any) -> tuple:
         operands, given = rest[: len(shapes)], iter(rest[len(shapes) :])
         tangents = [next(given) if is_active else None for is_active in active]
-        if op in STRUCTURAL:
+        if _broadcasts(rule):
             out = rule.jvp(tangents, *_stacked(rule, f, operands, params, n))
         else:
             each = [[None if t is None else t[k] for t in tangents] for k in range(n)]
