@@ -83,6 +83,8 @@ def _result_arrays(slots: Sequence[Any]) -> list[Any]:
 class Hvp(Derived):
     """Hessian-vector products; made by :func:`hvp`."""
 
+    _pair: Callable[[Any, Any], Any] | None = None
+
     def transform(self, recording: Recording, wrt: tuple[int, ...]) -> Recording:
         """The pushforward of the pullback."""
         require_scalar(self.function.name, recording)
@@ -95,6 +97,11 @@ class Hvp(Derived):
         engine = self
 
         def product(x: Any, v: Any, *args: Any) -> Any:
+            pair = engine._pair
+            if pair is not None and not args:
+                result = pair(x, v)
+                if result is not None:
+                    return result
             fast = engine._fast
             if fast is not None:
                 results = fast.call((x, v) if not args else (x, *args, v), ())
@@ -145,7 +152,8 @@ class Hvp(Derived):
             path.programs["shortcut"] = (
                 Shortcut(program, code.values, "values", reverse=False) if simple else None
             )
-        self._fast = path.programs["shortcut"]
+        fast = self._fast = path.programs["shortcut"]
+        self._pair = fast.pair if fast is not None and fast.is_pair else None
 
     def _inline(self, x: Any, v: Any, args: tuple) -> Any:
         """The product becomes part of the outer tape."""

@@ -67,6 +67,30 @@ class Shortcut:
         workspace.prepare(self.slots, self.tag)
         return workspace
 
+    @property
+    def is_pair(self) -> bool:
+        """Two arguments in, one array out: :meth:`pair` serves."""
+        return self.n_arguments == 2 and len(self.slots) == 1 and self.shape is not None
+
+    def pair(self, first: Any, second: Any) -> Any:
+        """The array that two flat arguments give; None where the general way is needed."""
+        try:
+            workspace = self.pool.pop()
+        except IndexError:
+            workspace = self.make()
+        words = workspace.argument_words
+        words[0] = id(first)
+        words[1] = id(second)
+        result = _new(self.shape)
+        workspace.result_words[0] = id(result)
+        status = self.run(workspace.address, 0, self.what)
+        if status != layout.DONE:
+            if status != ARGUMENT_CHANGED:
+                workspace.clear()
+            result = None
+        self.pool.append(workspace)
+        return result
+
     def call(self, args: tuple, out: Sequence[Any]) -> list[Any] | None:
         """Results for flat arguments, the first ones into the arrays ``out``.
 

@@ -521,3 +521,28 @@ def test_constants_are_folded_while_deriving():
     tape = pushforward(tj.trace(f, X[:3]), (0,), seeds=choose.identity([(3,)], 0, 3), directions=3)
     products = [call for call in tape.calls if call.op == "matmul"]
     assert len(products) == 1  # the value's own
+
+
+def test_short_way_of_products_takes_any_argument():
+    """After the first calls flat arrays take a short way; all others still work."""
+    product = tj.hvp(lambda x: np.sum(x**3))
+    v = np.array([1.0, -2.0, 0.5, 3.0])
+    for _ in range(3):
+        np.testing.assert_allclose(product(X, v), 6 * X * v, rtol=1e-15)
+    assert product.__tapejit__._pair is not None
+    first = product(X, v)
+    product(2 * X, v)
+    np.testing.assert_allclose(first, 6 * X * v, rtol=1e-15)  # results are their own
+    wide = np.arange(8.0)
+    for x, u in (
+        (X.tolist(), v), (wide[::2], wide[1::2]), (X.astype(np.float32), v), (np.arange(4), v),
+        (wide, wide[::-1]), (X[:1], v[:1]),
+    ):  # fmt: skip
+        x64 = np.asarray(x, np.float64)
+        np.testing.assert_allclose(product(np.asarray(x), u), 6 * x64 * u, rtol=1e-6)
+    with pytest.raises(ValueError, match="shapes"):
+        product(X, wide)
+    np.testing.assert_allclose(product(X, v), 6 * X * v, rtol=1e-15)
+    scalar = tj.hvp(lambda x: x**4)
+    for _ in range(3):
+        assert scalar(0.5, 2.0) == pytest.approx(6.0)
