@@ -243,7 +243,7 @@ class _Builder:
 
     def _tape(self) -> Tape:
         tape = self.tape
-        codes, offsets = tape.locations
+        rows = np.array(self.rows, np.int64)
         return dataclasses.replace(
             tape,
             code=np.array(self.code, np.int32).reshape(-1, 5),
@@ -253,8 +253,6 @@ class _Builder:
             n_array_elements=self.n_elements,
             inputs=tuple(self.inputs),
             outputs=tuple(leaf._replace(view=self._moved(leaf.view)) for leaf in tape.outputs),
-            locations=([codes[r] for r in self.rows], [offsets[r] for r in self.rows])
-            if len(codes)
-            else ([], []),
+            origins=rows if tape.origins is None else tape.origins[rows],
             call=None,
         )
