@@ -6,7 +6,7 @@ import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -34,6 +34,10 @@ class View(NamedTuple):
     def size(self) -> int:
         """Number of elements."""
         return size_of(self.shape)
+
+    def __call__(self, *_: Any, **__: Any) -> NoReturn:
+        """What ``x.view(...)`` of a traced array or tensor meets: the attribute is a view."""
+        raise TypeError("x.view(...) has no meaning for traced arrays and tensors; use reshape")
 
 
 class Buffer(NamedTuple):

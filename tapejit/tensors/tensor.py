@@ -204,6 +204,8 @@ class _Shared(Tensor):
             For integers, and for results that have a graph.
         """
         if not self.is_leaf:
+            if requires_grad:
+                return self  # it does
             raise TraceError(
                 f"{where_am_i()}: requires_grad can be set on leaves only; x.detach() is one"
             )
@@ -707,7 +709,11 @@ def _with_out(ours: Callable, theirs: Callable, args: tuple, kwargs: dict) -> An
     if not state.enabled or not requires_grad(found):
         return plain(theirs, args, kwargs, found)
     if len(targets) != 1:
-        raise TraceError(f"{where_am_i()}: out= of tensors takes one tensor; assign the results")
+        raise TraceError(
+            f"{where_am_i()}: out= (or an operation in place, as a += x) takes a tensor where "
+            "tensors that require gradients come in, not a NumPy array; assign the result: "
+            "a = a + x"
+        )
     _record_change(targets[0], ours, args, kwargs, "out=")
     return out if type(out) is not tuple or len(out) > 1 else out[0]
 

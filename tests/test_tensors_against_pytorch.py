@@ -1,0 +1,478 @@
+"""Tensors and PyTorch, where it is installed: one program, the same results, or both refuse.
+
+What differs on purpose stands at the end.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import tapejit as tj
+
+DATA = [1.0, -2.0, 3.0]
+OURS = SimpleNamespace(
+    tensor=tj.tensor, no_grad=tj.no_grad, enable_grad=tj.enable_grad, grad=tj.autograd_grad
+)
+REFUSED = object()
+
+
+@pytest.fixture
+def theirs():
+    """PyTorch with double precision."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield SimpleNamespace(
+        tensor=torch.tensor,
+        no_grad=torch.no_grad,
+        enable_grad=torch.enable_grad,
+        grad=torch.autograd.grad,
+    )
+    torch.set_default_dtype(before)
+
+
+def number(value):
+    """Arrays in the place of tensors, in lists and tuples."""
+    if isinstance(value, (list, tuple)):
+        return [number(part) for part in value]
+    return value.detach().numpy().copy() if hasattr(value, "detach") else value
+
+
+def outcome(program, xp):
+    try:
+        return number(program(xp))
+    except (RuntimeError, tj.TapejitError):
+        return REFUSED
+
+
+def same(a, b):
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    if a is None or b is None or a is REFUSED or b is REFUSED:
+        return a is b
+    return np.shape(a) == np.shape(b) and np.allclose(a, b, rtol=1e-12, atol=0, equal_nan=True)
+
+
+# --- programs -------------------------------------------------------------------------------------
+
+
+def detach_shares_memory(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    y = x.detach()
+    y[0] = 10.0
+    return [x, y]
+
+
+def detached_result_shares_memory(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    y = x * 2
+    z = y.detach()
+    z.zero_()
+    return [y, z]
+
+
+def write_into_a_result(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    y = x * 2
+    y[0] = 1.0
+    (y * y).sum().backward()
+    return x.grad
+
+
+def updates_in_place(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    y = x + 0
+    y += x
+    y *= x
+    y.sum().backward()
+    return x.grad
+
+
+def no_grad_makes_constants(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    with xp.no_grad():
+        y = x * x
+    return [y.requires_grad, y]
+
+
+def enable_grad_inside_no_grad(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    with xp.no_grad(), xp.enable_grad():
+        y = x * x
+    y.sum().backward()
+    return x.grad
+
+
+def second_backward_is_refused(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    y = (x * x).sum()
+    y.backward()
+    y.backward()
+    return x.grad
+
+
+def shared_graph_is_freed(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    a = x * x
+    b = a.sum()
+    c = (a * 2).sum()
+    b.backward()
+    c.backward()
+    return x.grad
+
+
+def unused_input_is_refused(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    w = xp.tensor(DATA, requires_grad=True)
+    return list(xp.grad((x * x).sum(), [x, w]))
+
+
+def unused_input_is_none(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    w = xp.tensor(DATA, requires_grad=True)
+    return list(xp.grad((x * x).sum(), [x, w], allow_unused=True))
+
+
+def hooks_change_gradients(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    g = []
+    y = x * x
+    y.register_hook(lambda t: t * 10)
+    x.register_hook(lambda t: g.append(number(t)))
+    y.sum().backward()
+    return [x.grad, g]
+
+
+def retained_gradients(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    y = x * x
+    y.retain_grad()
+    (y * y).sum().backward()
+    return [x.grad, y.grad]
+
+
+def elements_one_by_one(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    y = x[1]
+    y.backward()
+    x[0].backward()
+    return x.grad
+
+
+def iteration(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    s = 0
+    for v in x:
+        s = s + v * v
+    s.backward()
+    return x.grad
+
+
+def requires_grad_off_again(xp):
+    x = xp.tensor(DATA)
+    x.requires_grad_()
+    x.requires_grad_(False)
+    y = x * x
+    return [y.requires_grad]
+
+
+def requires_grad_of_results_stays_on(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    y = x * x
+    y.requires_grad_(False)
+
+
+def assignment_to_data(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    x.data = xp.tensor([5.0, 5.0, 5.0])
+    (x * x).sum().backward()
+    return x.grad
+
+
+def leaf_changed_after_use_is_refused(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    y = x * x
+    with xp.no_grad():
+        x -= 1
+    y.sum().backward()
+    return x.grad
+
+
+def writes_through_views(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    y = x * 2
+    v = y[1:]
+    v *= 3
+    y.sum().backward()
+    return [x.grad, y]
+
+
+def infinite_values(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    (x / 0).sum().backward()
+    return x.grad
+
+
+def infinite_slopes(xp):
+    x = xp.tensor([0.0, 4.0], requires_grad=True)
+    (x**0.5).sum().backward()
+    return x.grad
+
+
+def kinks(xp):
+    x = xp.tensor([0.0, -1.0, 1.0], requires_grad=True)
+    x.abs().sum().backward()
+    return x.grad
+
+
+def ties_share(xp):
+    x = xp.tensor([1.0, 1.0, 0.0], requires_grad=True)
+    x.max().backward()
+    return x.grad
+
+
+def transposed_products(xp):
+    x = xp.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
+    y = x.T @ x
+    y[0, 1].backward()
+    return [y, x.grad]
+
+
+def gradient_is_the_same_tensor(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    y = x.sum()
+    y.backward()
+    g = x.grad
+    y2 = x.sum()
+    y2.backward()
+    return [g, x.grad, g is x.grad]
+
+
+def gradients_are_data(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    x.sum().backward()
+    (2 * x.grad * x).sum().backward()
+    return x.grad
+
+
+def gradient_of_one_element(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    (x * x).backward(xp.tensor([1.0, 0.0, 0.0]))
+    return x.grad
+
+
+def reshape(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    y = x.reshape(3, 1)
+    y.sum().backward()
+    return x.grad
+
+
+def mean_along_an_axis(xp):
+    x = xp.tensor([DATA, DATA], requires_grad=True)
+    (x.mean(0) * x[0]).sum().backward()
+    return x.grad
+
+
+def scalars(xp):
+    x = xp.tensor(3.0, requires_grad=True)
+    y = x
+    for _ in range(3):
+        y = y * x
+    y.backward()
+    return [y, x.grad, y.item()]
+
+
+def masks(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    m1 = x > 0
+    x[m1].sum().backward()
+    return x.grad
+
+
+def masked_write(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    y = x.clone()
+    y[y < 0] = 0.0
+    y.sum().backward()
+    return [x.grad, y]
+
+
+def gradient_set_beforehand(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    x.grad = xp.tensor([1.0, 1.0, 1.0])
+    x.sum().backward()
+    return x.grad
+
+
+def deleted_leaf(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    y = x * x
+    del x
+    y.sum().backward()
+    return y
+
+
+def data_has_no_gradient(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    z = xp.tensor(DATA)
+    (x * z).sum().backward()
+    return [x.grad, z.grad]
+
+
+def backward_inside_no_grad(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    y = (x * x).sum()
+    with xp.no_grad():
+        y.backward()
+    return x.grad
+
+
+def one_element_needs_no_gradient(xp):
+    x = xp.tensor([2.0], requires_grad=True)
+    (x * x).backward()
+    return x.grad
+
+
+def product_with_a_mask(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    y = (x > 0) * x
+    y.sum().backward()
+    return x.grad
+
+
+def requires_grad_on_a_result(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    y = x.clone().requires_grad_()
+    return [y.is_leaf]
+
+
+def detached_leaf(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    y = x.detach().requires_grad_()
+    (y * y).sum().backward()
+    return [x.grad, y.grad]
+
+
+def removed_hook(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    h = x.register_hook(lambda g: g * 2)
+    x.sum().backward()
+    h.remove()
+    x.sum().backward()
+    return x.grad
+
+
+def freed_graph_in_another(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    y = x * x
+    y.sum().backward()
+    z = (y * 2).sum()
+    z.backward()
+    return x.grad
+
+
+def integers(xp):
+    x = xp.tensor([1, 2, 3])
+    return x * 1.5
+
+
+def scalars_in_place(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    y = x.sum()
+    y += 1
+    y.backward()
+    return [y, x.grad]
+
+
+def update_under_no_grad(xp):
+    x = xp.tensor(2.0, requires_grad=True)
+    with xp.no_grad():
+        x.add_(1.0)
+    return [x, x.requires_grad, x.is_leaf]
+
+
+def unpacking(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    a, b, c = x
+    (a * b * c).backward()
+    return x.grad
+
+
+def several_outputs(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    return list(xp.grad([x.sum(), (x * x).sum()], [x]))
+
+
+def grad_outputs(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    y = x * x
+    return list(xp.grad(y, [x], grad_outputs=[xp.tensor([1.0, 2.0, 3.0])]))
+
+
+def gradient_of_a_result(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    y = x * x
+    return list(xp.grad(y.sum(), [y]))
+
+
+PROGRAMS = [
+    value
+    for name, value in list(globals().items())
+    if getattr(value, "__code__", None) and value.__code__.co_varnames[:1] == ("xp",)
+]
+ENDS_IN_ERRORS = {
+    "second_backward_is_refused", "shared_graph_is_freed", "unused_input_is_refused",
+    "requires_grad_of_results_stays_on", "leaf_changed_after_use_is_refused",
+    "freed_graph_in_another",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
+def test_same_results(program, theirs):
+    ours, wanted = outcome(program, OURS), outcome(program, theirs)
+    assert (wanted is REFUSED) == (program.__name__ in ENDS_IN_ERRORS)
+    assert same(ours, wanted), f"{ours} here, {wanted} in PyTorch"
+
+
+# --- what differs ---------------------------------------------------------------------------------
+
+
+def test_overwritten_values_are_kept(theirs):
+    """PyTorch refuses where backward needs a result that was overwritten; the tape restores it."""
+
+    def program(xp):
+        x = xp.tensor(DATA, requires_grad=True)
+        y = x.exp()
+        y += 1
+        y.sum().backward()
+        return x.grad
+
+    assert outcome(program, theirs) is REFUSED
+    np.testing.assert_allclose(outcome(program, OURS), np.exp(DATA), rtol=1e-15)
+
+
+def test_writes_to_data_that_backward_needs_are_refused(theirs):
+    """PyTorch goes on, with a wrong gradient."""
+
+    def program(xp):
+        x = xp.tensor(DATA, requires_grad=True)
+        y = x * x
+        x.data[0] = 100.0
+        y.sum().backward()
+        return x.grad
+
+    assert outcome(program, OURS) is REFUSED
+    np.testing.assert_array_equal(outcome(program, theirs), [200.0, -4.0, 6.0])
+
+
+def test_names_mean_what_they_mean_in_numpy():
+    x = tj.tensor([DATA, DATA])
+    assert x.size == 6
+    assert x.sum(axis=0).shape == (3,)
+    assert x.var().item() == np.var([DATA, DATA])  # PyTorch divides by n - 1
+    with pytest.raises(TypeError, match="use reshape"):
+        x.view(3, 2)
