@@ -308,6 +308,7 @@ print(f"z at three points: {explicit}")
 w_tensor = tj.tensor(w, requires_grad=True)
 z_tensor = (np.dot(x, w_tensor) - y) ** 2
 print(f"z = {z_tensor.item()}")
+print(z_tensor.tape())
 z_tensor.backward()
 print(f"dz/dw = {w_tensor.grad}")
 

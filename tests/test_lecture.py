@@ -146,6 +146,7 @@ def test_explicit_construction(lecture):
 
 def test_implicit_construction(lecture):
     assert lecture.z_tensor.item() == 6.25
+    assert "Tape of tensors: 3 instructions" in lecture.printed
     equal(lecture.w_tensor.grad.numpy(), [5.0, 10.0, 15.0])
 
 
