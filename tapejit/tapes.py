@@ -17,6 +17,7 @@ from .api import _tuple, gradient_tree, require_scalar
 from .compiled import Function
 from .derive.tapes import floating, pullback, pushforward
 from .errors import TraceError
+from .passes.dead import remove_dead
 from .recording.record import Constant, Recording
 from .replay import Replay
 from .tape import Tape
@@ -183,7 +184,7 @@ def _callable(
 ) -> Tape:
     """A derived tape that can be called."""
     leaves, result_structure = pytrees.flatten(result)
-    tape = dataclasses.replace(tape, name=name)
+    tape = dataclasses.replace(remove_dead(tape), name=name)
     entries = [int(leaf) if isinstance(leaf, _Input) else leaf for leaf in leaves]
     recording = Recording(tape, result_structure, entries, [])
     function = Function(replay.function.function)

@@ -196,7 +196,7 @@ class Splice:
         first_call = len(self.base.tape.calls) if self.base is not None else 0
         code = tape.code[first:].astype(np.int64)
         is_call = code[:, 0] == CALL
-        used = _columns_used(code[:, 0])
+        used = _COLUMNS_USED[code[:, 0]]
         for column in range(1, 5):
             rows = np.flatnonzero(used[:, column - 1])
             code[rows, column] = self.elements(code[rows, column])
@@ -208,7 +208,8 @@ class Splice:
         for call in tape.calls[first_call:]:
             views = tuple(self.view(view) for view in call.operands)
             rec.calls.append(Call(call.op, views, self.view(call.result), call.params))
-        for _ in range(int(np.isin(code[:, 0], (GUARD_TRUE, GUARD_FALSE, GUARD_EQUAL)).sum())):
+        guards = (code[:, 0] >= GUARD_TRUE) & (code[:, 0] < CALL)
+        for _ in range(int(guards.sum())):
             rec.count_guard()
 
     # --- values -----------------------------------------------------------------------------------
@@ -275,17 +276,17 @@ class Splice:
         return any(leaf.view.buffer == buffer for leaf in self.tape.inputs)
 
 
-_ARITY = {op.code: op.arity for op in OPS.values()}
-
-
-def _columns_used(ops: np.ndarray) -> np.ndarray:
-    """Which of the columns (result, three operands) hold elements."""
+def _columns() -> np.ndarray:
+    """Which of the columns (result, three operands) hold elements, by op code."""
     arity = np.zeros(CALL + 1, np.int64)
-    for code, n in _ARITY.items():
-        arity[code] = n
+    for op in OPS.values():
+        arity[op.code] = op.arity
     arity[[GUARD_TRUE, GUARD_FALSE]] = 1
     arity[[GUARD_EQUAL, WRITE]] = 2
-    used = np.arange(4) <= arity[ops][:, None]
-    used[ops == CALL] = False
-    used[np.isin(ops, (GUARD_TRUE, GUARD_FALSE, GUARD_EQUAL)), 0] = False
+    used = np.arange(4) <= arity[:, None]
+    used[CALL] = False
+    used[[GUARD_TRUE, GUARD_FALSE, GUARD_EQUAL], 0] = False
     return used
+
+
+_COLUMNS_USED = _columns()
