@@ -65,13 +65,14 @@ class ForwardSweep(Sweep):
             self._need(leaf.view)
         for first, last, call in reversed(self.segments):
             if call is None:
-                for buffer, at in self.start.items():
+                rows = self.code[first:last, 1:]
+                touched = rows[rows >= self.tape.n_scalars]
+                for buffer in self.buffers_of(touched):
                     if buffer in self.needed_buffers:
-                        self.needed[at : at + self.tape.buffers[buffer].size] = 1
+                        at, size = self.start[buffer], self.tape.buffers[buffer].size
+                        self.needed[touched[(touched >= at) & (touched < at + size)]] = 1
                 compiled(scalars.useful)(self.code, self.needed, arity, first, last)
-                for buffer, at in self.start.items():
-                    if self.needed[at : at + self.tape.buffers[buffer].size].any():
-                        self.needed_buffers.add(buffer)
+                self.needed_buffers.update(self.buffers_of(touched[self.needed[touched] > 0]))
             elif self.is_needed(call):
                 for view in call.operands:
                     self._need(view)

@@ -90,6 +90,8 @@ class Sweep:
             writes = tape.code[tape.code[:, 0] == WRITE, 2].astype(np.int64) - ARRAY
             if len(writes):
                 self.written = set(np.unique(tape.buffer_of(writes)).tolist())
+        self._numbered = np.array(list(self.start), np.int64)
+        self._starts = np.array(list(self.start.values()), np.int64)
         #: Buffers whose derivatives are kept element by element: no window of them has its own.
         self.by_element = set(self.written)
         for call in tape.calls:
@@ -121,11 +123,8 @@ class Sweep:
         for first, last, call in self.segments:
             if call is None:
                 run(self.code, self.bits, self.varied, arity, active, first, last)
-                self._write_bits(first, last)
-                for buffer in self.written - self.varied_buffers:
-                    at = self.start[buffer]
-                    if self.varied[at : at + self.tape.buffers[buffer].size].any():
-                        self.varied_buffers.add(buffer)
+                if self.written:
+                    self._note_writes(first, last)
             elif any(
                 self.varies(v) and on
                 for v, on in zip(call.operands, differentiable(call), strict=True)
@@ -134,11 +133,19 @@ class Sweep:
                 if call.op in WRITES:
                     self._mark(call.operands[-1])
 
-    def _write_bits(self, first: int, last: int) -> None:
-        """For scalar writes: whether the source varies."""
-        if self.written:
-            rows = np.flatnonzero(self.code[first:last, 0] == WRITE) + first
-            self.bits[rows] = self.varied[self.code[rows, 3]]
+    def _note_writes(self, first: int, last: int) -> None:
+        """For scalar writes: whether the source varies, and then the target's buffer does."""
+        rows = np.flatnonzero(self.code[first:last, 0] == WRITE) + first
+        self.bits[rows] = self.varied[self.code[rows, 3]]
+        targets = self.code[rows, 2]
+        self.varied_buffers.update(self.buffers_of(targets[self.varied[targets] > 0]))
+
+    def buffers_of(self, numbers: np.ndarray) -> list[int]:
+        """The buffers of compact numbers of array elements."""
+        if not len(numbers):
+            return []
+        at = np.unique(np.searchsorted(self._starts, numbers, side="right") - 1)
+        return self._numbered[at].tolist()
 
     def _mark(self, view: View) -> None:
         if view.buffer == SCALAR:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..tape import ARRAY, SCALAR, View
 from .sweep import Sweep, positions
-from .views import overlap
+from .views import overlap, span
 
 __all__ = ["Values"]
 
@@ -24,6 +24,32 @@ class _Write(NamedTuple):
     window: View | None
     index: View | None
     saved: Any  # a view, or arrays (elements, save slots) for scalar writes
+
+
+_EVERYWHERE = (-(1 << 62), 1 << 62)
+
+
+class _Passed:
+    """The writes into one buffer that the sweep has passed, found again by where they reach."""
+
+    def __init__(self) -> None:
+        self.writes: list[_Write] = []
+        self._low = np.zeros(8, np.int64)
+        self._high = np.zeros(8, np.int64)
+
+    def append(self, write: _Write, reach: tuple[int, int]) -> None:
+        """Note a write between two elements."""
+        n = len(self.writes)
+        if n == len(self._low):
+            self._low, self._high = np.resize(self._low, 2 * n), np.resize(self._high, 2 * n)
+        self._low[n], self._high[n] = reach
+        self.writes.append(write)
+
+    def meeting(self, reach: tuple[int, int]) -> list[_Write]:
+        """The writes that may meet a stretch of elements, the one passed last first."""
+        n = len(self.writes)
+        found = np.flatnonzero((self._low[:n] <= reach[1]) & (self._high[:n] >= reach[0]))
+        return [self.writes[i] for i in found[::-1].tolist()]
 
 
 class Values:
@@ -37,22 +63,24 @@ class Values:
         for buffer, at in sweep.start.items():
             elements = sweep.elements(buffer)
             self.where[at : at + len(elements)] = elements
-        self._passed: dict[int, list[_Write]] = {}
+        self._passed: dict[int, _Passed] = {}
         self._copies: dict[int, tuple[View, int]] = {}  # private copy, writes undone in it
 
     # --- writes -----------------------------------------------------------------------------------
+
+    def _pass(self, buffer: int, write: _Write, reach: tuple[int, int]) -> None:
+        self._passed.setdefault(buffer, _Passed()).append(write, reach)
 
     def passed_elements(self, rows: np.ndarray) -> None:
         """Note scalar writes (rows of the tape, in tape order)."""
         numbers = self.sweep.tape.buffer_of(rows[:, 2].astype(np.int64) - ARRAY)
         for buffer in np.unique(numbers).tolist():
             own = rows[numbers == buffer][::-1]
-            write = _Write(None, None, (own[:, 2], own[:, 1]))
-            self._passed.setdefault(buffer, []).append(write)
+            self._pass(buffer, _Write(None, None, (own[:, 2], own[:, 1])), _EVERYWHERE)
 
     def passed_window(self, window: View, save: View) -> None:
         """Note a write of a window."""
-        self._passed.setdefault(window.buffer, []).append(_Write(window, None, save))
+        self._pass(window.buffer, _Write(window, None, save), span(window))
         if window.buffer in self.sweep.start:
             base = ARRAY + self.builder.buffers[save.buffer].base
             self.where[self.sweep.compact(window)] = base + positions(save).reshape(-1)
@@ -60,7 +88,7 @@ class Values:
     def passed_scatter(self, target: View, index: View, save: View, place: Any) -> None:
         """Note a write at positions of a buffer that an index gives."""
         buffer = target.buffer
-        self._passed.setdefault(buffer, []).append(_Write(target, index, save))
+        self._pass(buffer, _Write(target, index, save), _EVERYWHERE)
         if buffer in self.sweep.start:
             copy = self._undone(buffer, place)
             at, size = self.sweep.start[buffer], self.sweep.tape.buffers[buffer].size
@@ -73,7 +101,8 @@ class Values:
         """Where the value of a view that a row read (or made) stands now."""
         if view.buffer == SCALAR or 0 in view.shape:
             return view
-        for write in reversed(self._passed.get(view.buffer, ())):
+        passed = self._passed.get(view.buffer)
+        for write in passed.meeting(span(view)) if passed is not None else ():
             if write.window is None or write.index is not None:
                 break
             if write.window == view:
@@ -95,7 +124,7 @@ class Values:
             builder.call("copy", [View(buffer, 0, (size,), (1,))], copy, (), place)
         else:
             copy, done = known
-        passed = self._passed[buffer]
+        passed = self._passed[buffer].writes
         for write in passed[done:]:
             self._undo(write, copy, buffer, place)
         self._copies[buffer] = copy, len(passed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..tape import SCALAR, View, is_contiguous, row_major
 
-__all__ = ["compose", "covering", "overlap", "repeated_axes", "stretched", "uniform"]
+__all__ = ["compose", "covering", "overlap", "repeated_axes", "span", "stretched", "uniform"]
 
 
 def uniform(view: View) -> bool:
@@ -108,13 +108,13 @@ def overlap(a: View, b: View) -> bool:
     """Whether two views of one buffer may share elements (their spans do)."""
     if a.buffer != b.buffer or a.buffer == SCALAR or 0 in a.shape or 0 in b.shape:
         return False
-    (a0, a1), (b0, b1) = _span(a), _span(b)
+    (a0, a1), (b0, b1) = span(a), span(b)
     if a1 < b0 or b1 < a0:
         return False
     return not _apart(a, b)
 
 
-def _span(view: View) -> tuple[int, int]:
+def span(view: View) -> tuple[int, int]:
     """First and last element."""
     low = high = view.offset
     for n, s in zip(view.shape, view.strides, strict=True):
