@@ -28,6 +28,7 @@ from .compiled import (
     leaves_of,
     moving_leaves,
     normalise,
+    raise_status,
     typed,
 )
 from .derive.inline import Inlined
@@ -354,6 +355,8 @@ class ValueAndGrad(Compiled):
         status = _deliver(workspace, arrays, RUN_REVERSE)
         if status != layout.DONE:
             workspace.clear()
+            if status != layout.ARGUMENT_CHANGED:
+                raise_status(status, path.tape, 0, f"gradient of `{self.function.name}`")
             raise TraceError(f"`{self.function.name}`: `out` does not fit the gradient")
         results = _results(workspace, arrays)
         program.give_back(workspace)
@@ -633,7 +636,10 @@ class Pullback:
                 workspace.values[slot.offset : slot.offset + n] = np.ravel(seed)
             bind_in_place(workspace, code.gradients, arrays)
             self._used = True
-            _deliver(workspace, arrays, RUN_REVERSE)
+            status = _deliver(workspace, arrays, RUN_REVERSE)
+            if status != layout.DONE:
+                workspace.clear()
+                raise_status(status, self._path.tape, 0, f"pullback of `{self._name}`")
             gradients = _results(workspace, arrays)
         moving = iter(gradients)
         leaves = [None if still else next(moving) for still in self._static]

@@ -12,7 +12,13 @@ import numpy as np
 from optree import PyTreeAccessor
 
 from . import pytrees
-from .errors import GuardOverflowWarning, LoopLimitError, ReplayMismatchError, TraceError
+from .errors import (
+    GuardOverflowWarning,
+    LoopLimitError,
+    ReplayMismatchError,
+    ScheduleError,
+    TraceError,
+)
 from .interpreters import layout
 from .interpreters.entry import BIND, OBJECT, RUN_FORWARD, RUN_TANGENT
 from .paths import Path, PathTrie
@@ -361,7 +367,9 @@ class Variant:
                 taken = other
                 workspace = self._change(path, taken, row, workspace, values, moving)
                 self.misses = max(0, self.misses - 1)
-                status = workspace.run(sweep, int(self.program(taken).code.starts[row]))
+                # What a loop keeps for its reverse sweep is not handed on: it runs again.
+                start = 0 if path.has_loops(row) else self.program(taken).code.starts[row]
+                status = workspace.run(sweep, int(start))
             with self.lock:
                 if path.nodes and taken.nodes:
                     self.trie.turned(path, row, observed, taken)
@@ -421,6 +429,11 @@ def raise_status(status: int, tape: Tape, row: int, where: str = "") -> None:
         raise LoopLimitError(
             f"{where}: a tapejit.while_loop has not ended after {steps} steps; if that is right, "
             "pass a larger max_steps"
+        )
+    if status == layout.FILE_ERROR:
+        raise ScheduleError(
+            f"{where}: a snapshot could not be written to its file, or read back; choose another "
+            "directory (TwoLevel(..., directory=...)), or keep all snapshots in memory (Revolve)"
         )
     if status == layout.INDEX_ERROR:
         raise IndexError(f"{where}: an index computed from traced values is out of bounds")

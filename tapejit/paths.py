@@ -55,6 +55,12 @@ class Path:
         """What a replay saw at a guard instead."""
         return value if self.tape.code[row, 0] == GUARD_EQUAL else value != 0.0
 
+    def has_loops(self, row: int) -> bool:
+        """Whether staged loops or branches stand before a row."""
+        rows = self.tape.code[:row]
+        numbers = rows[rows[:, 0] == layout.CALL, 1].tolist()
+        return any(self.tape.calls[number].op in ("loop", "loop_vjp") for number in numbers)
+
     def prefix(self, row: int) -> tuple[int, int]:
         """Sizes of the scalar and of the array region that rows before ``row`` use."""
         rows = self.tape.code[:row]

@@ -159,6 +159,9 @@ class _Memory:
         for record, child, loop in zip(self.records, self.children, code.loops, strict=True):
             record[loop_kernels.CHILD] = child.context.ctypes.data
             record[loop_kernels.TABLE] = loop.table.ctypes.data
+        self.files = [_snapshot_file(loop) for loop in code.loops]
+        for record, file in zip(self.records, self.files, strict=True):
+            record[loop_kernels.FILE] = -1 if file is None else file.descriptor
         c[layout.LOOPS] = self.records.ctypes.data
 
     def clear(self) -> None:
@@ -169,6 +172,15 @@ class _Memory:
         self.records[:, loop_kernels.RUNNING] = 0
         for child in self.children:
             child.clear()
+
+
+def _snapshot_file(loop: Any) -> Any:
+    """The file of a loop whose schedule keeps snapshots on disk, its room claimed now."""
+    if not loop.disk:
+        return None
+    from .checkpointing.files import SnapshotFile
+
+    return SnapshotFile(loop.disk, loop.snapshot_bytes, loop.directory)
 
 
 class Workspace:

@@ -158,8 +158,75 @@ def test_schedule_that_needs_the_number_of_steps():
         tj.grad(f)(5.0)
 
 
+def test_tensors():
+    x = tj.tensor(1.5, requires_grad=True)
+    for run in (
+        lambda: tj.fori_loop(0, 3, lambda i, c: np.sin(c), x),
+        lambda: tj.cond(x > 0.0, lambda: x, lambda: -x),
+    ):
+        with pytest.raises(tj.UnsupportedError, match="do not take tensors") as e:
+            run()
+        assert line_of(e)
+
+
+def test_too_many_steps_to_store():
+    f = lambda x: tj.scan(lambda c, _: (np.sin(c) * x, None), x, length=10**9)[0]  # noqa: E731
+    tape = tj.trace(lambda x: tj.cond(x > 0.0, lambda: f(x), lambda: x), -1.0)  # does not run it
+    with pytest.raises(tj.TraceError, match=r"steps would keep \d+ GB.*Revolve"):
+        tj.program.Program(tape, (0,), "gradient", True)
+
+
+def powers(schedule):
+    body = lambda c, _: (np.sin(c) * c, None)  # noqa: E731
+    return lambda x: tj.scan(body, x, length=20, checkpoint=schedule)[0]
+
+
+def test_snapshots_in_a_file(tmp_path):
+    f = tj.grad(powers(tj.TwoLevel(1, 3, directory=str(tmp_path))))
+    assert f(1.5) == tj.grad(powers(None))(1.5)
+    with pytest.raises(tj.ScheduleError, match="No such file"):
+        tj.grad(powers(tj.TwoLevel(1, 3, directory=str(tmp_path / "nowhere"))))(1.5)
+    nested = lambda x: tj.fori_loop(0, 3, lambda i, y: powers(tj.TwoLevel(1, 3))(y), x)  # noqa: E731
+    with pytest.raises(tj.ScheduleError, match="body of another loop"):
+        tj.grad(nested)(1.5)
+    assert tj.jit(nested)(1.5) == pytest.approx(nested(1.5))  # values keep nothing
+
+
+def test_a_file_that_fails(monkeypatch):
+    """A write that does not go through is an error; the function works when it does again."""
+    from tapejit.interpreters import files
+
+    f = powers(tj.TwoLevel(1, 3))
+    with tj.testing.plain_python():
+        _, pullback = tj.vjp(f, 1.5)
+        g = tj.grad(f)
+        expected = g(1.5)
+        monkeypatch.setattr(files, "_pread", lambda *args: -1)
+        with pytest.raises(tj.ScheduleError, match="read back"):
+            pullback(1.0)
+        with pytest.raises(tj.ScheduleError, match="read back"):
+            g(1.5)
+        monkeypatch.undo()
+        assert g(1.5) == expected
+        monkeypatch.setattr(files, "_pwrite", lambda *args: -1)
+        with pytest.raises(tj.ScheduleError, match=r"bad_input\.py.*written"):
+            g(1.5)
+        monkeypatch.undo()
+        assert g(1.5) == expected
+
+
 def endless(x):
     return tj.while_loop(lambda x: x > 0.0, lambda x: x * 1.0, x)
+
+
+def test_a_loop_that_would_not_end_where_it_does_not_run():
+    """Recording does not run what the branch not taken, or the step not made, contains."""
+    f = lambda x: tj.cond(x > 0.0, lambda: x * 2.0, lambda: endless(-x))  # noqa: E731
+    assert tj.grad(f)(3.0) == 2.0
+    g = lambda x: tj.while_loop(lambda c: c < 0.0, endless, x)  # noqa: E731
+    assert tj.grad(g)(3.0) == 1.0
+    h = lambda x: tj.scan(lambda c, _: (endless(c), None), x, length=0)[0]  # noqa: E731
+    assert tj.grad(h)(3.0) == 1.0
 
 
 def test_endless_loop():

@@ -393,7 +393,7 @@ def test_branch_that_ignores_its_operands():
 
 SCHEDULES = [
     tj.StoreAll(), tj.Uniform(5), tj.Uniform(1), tj.Revolve(1), tj.Revolve(3),
-    tj.Revolve(2, every=4), tj.Memory("20 kB"),
+    tj.Revolve(2, every=4), tj.Memory("20 kB"), tj.TwoLevel(1, 2), tj.TwoLevel(0, 3),
 ]  # fmt: skip
 
 

@@ -36,7 +36,7 @@ def example(capsys: pytest.CaptureFixture[str]) -> Any:
 
 def test_every_example_is_tested() -> None:
     names = {path.stem for path in EXAMPLES.glob("*.py")}
-    here = {"logistic_regression", "lotka_volterra", "neural_network", "rosenbrock"}
+    here = {"logistic_regression", "lotka_volterra", "neural_network", "neural_ode", "rosenbrock"}
     assert names == here | {"first_lecture"}  # which test_lecture.py runs
 
 
@@ -57,6 +57,12 @@ def test_logistic_regression(example: Any) -> None:
 def test_neural_network(example: Any) -> None:
     printed = example("neural_network")
     assert float(re.search(r"unseen images: ([\d.]+)%", printed)[1]) > 96.0
+
+
+def test_neural_ode(example: Any) -> None:
+    printed = example("neural_ode")
+    assert int(re.search(r"the training: (\d+) rows", printed)[1]) < 10
+    assert float(re.search(r"unseen trajectories: ([\d.]+)", printed)[1]) < 0.05
 
 
 def test_rosenbrock(example: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -9,10 +10,10 @@ import numpy as np
 
 from .. import pytrees
 from ..compiled import describe, normalise
-from ..errors import TraceError, TracerLeakError
+from ..errors import TraceError, TracerLeakError, UnsupportedError
 from ..ops.control import Part, Spec
 from ..recording.record import Constant, record_function
-from ..recording.recorder import active, enclosing, in_recording, where_am_i
+from ..recording.recorder import active, at_samples, enclosing, in_recording, where_am_i
 from ..recording.tracer import (
     ArrayTracer,
     Tracer,
@@ -56,7 +57,11 @@ def leaves_of(tree: Any, what: str) -> tuple[list, Any]:
 
 
 def record_body(
-    function: Callable[..., Any], values: Sequence[Any], what: str, user: Callable[..., Any]
+    function: Callable[..., Any],
+    values: Sequence[Any],
+    what: str,
+    user: Callable[..., Any],
+    runs: bool = True,
 ) -> Body:
     """Record ``function(*leaves)`` once, at sample values.
 
@@ -66,12 +71,15 @@ def record_body(
         For messages: ``"the body of tapejit.scan"``.
     user
         The user's function that it calls.
+    runs
+        Whether it will run at these values; if not, loops inside of it need not end.
     """
     outer = enclosing()
     writes = [rec.writes for rec in outer]
-    recording = record_function(
-        function, [_input(v) for v in values], describe(user), _refuse_branches(what), what
-    )
+    with contextlib.nullcontext() if runs else at_samples():
+        recording = record_function(
+            function, [_input(v) for v in values], describe(user), _refuse_branches(what), body=what
+        )
     if [rec.writes for rec in outer] != writes:
         raise TracerLeakError(
             f"{where_am_i()}: {what} writes into an array of the enclosing function. It is "
@@ -138,6 +146,7 @@ def eagerly(run: Callable[..., Any], tree: Any, name: str) -> Any:
     The loop's program is kept, so that an equal loop is not lowered again.
     """
     leaves, structure = pytrees.flatten(tree)
+    refuse_tensors(leaves)
     values = [normalise(leaf, name, False) for leaf in leaves]
     kept: list[Any] = []
 
@@ -149,6 +158,15 @@ def eagerly(run: Callable[..., Any], tree: Any, name: str) -> Any:
     record_function(function, values, name)
     found, shape = kept
     return pytrees.unflatten(shape, found)
+
+
+def refuse_tensors(leaves: Sequence[Any]) -> None:
+    """Raise where a traced value belongs to no recording under way: it is a tensor."""
+    if not in_recording() and is_traced(list(leaves)):
+        raise UnsupportedError(
+            f"{where_am_i()}: staged loops and branches do not take tensors; use Python's own "
+            "loops and branches, which tensors follow, or a function of arrays (tapejit.grad, vjp)"
+        )
 
 
 def _plain(leaf: Any) -> Any:

@@ -12,7 +12,7 @@ from ..errors import TraceError
 from ..ops.control import Spec
 from ..recording.recorder import where_am_i
 from ..recording.tracer import is_traced, value_of
-from .bodies import Body, call_loop, leaves_of, record_body
+from .bodies import Body, call_loop, leaves_of, record_body, refuse_tensors
 
 __all__ = ["cond", "switch"]
 
@@ -110,15 +110,18 @@ def switch(index: Any, branches: Sequence[Callable[..., Any]], *operands: Any) -
 
 
 def _branch(index: Any, functions: tuple, operands: tuple, name: str) -> Any:
+    refuse_tensors([index])
     leaves, structure = leaves_of(operands, "operands")
 
-    def recorded(function: Callable[..., Any]) -> Body:
+    taken = min(max(int(value_of(index)), 0), len(functions) - 1)
+
+    def recorded(number: int, function: Callable[..., Any]) -> Body:
         def body(*values: Any) -> Any:
             return function(*pytrees.unflatten(structure, list(values)))
 
-        return record_body(body, leaves, f"a branch of {name}", function)
+        return record_body(body, leaves, f"a branch of {name}", function, number == taken)
 
-    bodies = [recorded(function) for function in functions]
+    bodies = [recorded(*each) for each in enumerate(functions)]
     _check_alike(bodies, name)
     captured: list[Any] = []
     inputs = []

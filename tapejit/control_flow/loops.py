@@ -11,7 +11,7 @@ from .. import pytrees
 from ..checkpointing import Schedule
 from ..errors import TraceError
 from ..ops.control import Spec
-from ..recording.recorder import active, where_am_i
+from ..recording.recorder import where_am_i
 from ..recording.tracer import is_traced, value_of
 from ..tape import Leaf
 from .bodies import Body, call_loop, check_same, eagerly, leaves_of, outer_recording, record_body
@@ -89,7 +89,7 @@ def scan(
         return result
 
     samples = [_slice(x, -1 if reverse else 0) for x in stacked]
-    recorded = record_body(body, [*carry, *samples], what, f)
+    recorded = record_body(body, [*carry, *samples], what, f, steps > 0)
     new, ys_structure = recorded.structure.children()
     before = recorded.tape.inputs[: len(carry)]
     check_same(before, carry_structure, recorded._replace(structure=new), what)
@@ -216,7 +216,7 @@ def while_loop(
     first = condition(pytrees.unflatten(structure, list(carry)))
     if not is_traced(first):
         first = np.bool_(first)
-    recorded = record_body(body, [first, *carry], what, body_fun)
+    recorded = record_body(body, [first, *carry], what, body_fun, bool(value_of(first)))
     _, new = recorded.structure.children()
     shifted = recorded._replace(structure=new, tape=_Outputs(recorded.tape.outputs[1:]))
     check_same(recorded.tape.inputs[1 : 1 + len(carry)], structure, shifted, what)
@@ -234,7 +234,11 @@ class _Outputs:
 
 
 def fori_loop(
-    lower: Any, upper: Any, body_fun: Callable[[Any, Carry], Carry], init_val: Carry
+    lower: Any,
+    upper: Any,
+    body_fun: Callable[[Any, Carry], Carry],
+    init_val: Carry,
+    checkpoint: Schedule | None = None,
 ) -> Carry:
     """``for i in range(lower, upper): carry = body_fun(i, carry)``, recorded once.
 
@@ -246,6 +250,8 @@ def fori_loop(
         ``carry = body_fun(i, carry)``.
     init_val
         The first carry: numbers and arrays in any containers.
+    checkpoint
+        The schedule of the reverse sweep (see :func:`scan` and :func:`while_loop`).
 
     Returns
     -------
@@ -269,11 +275,11 @@ def fori_loop(
     if not is_traced((lower, upper)):
         step = lambda state, _: ((state[0] + 1, body_fun(*state)), None)  # noqa: E731
         steps = max(int(upper) - int(lower), 0)
-        return scan(step, (int(lower), init_val), length=steps)[0][1]
-    active().check_use()
+        return scan(step, (int(lower), init_val), length=steps, checkpoint=checkpoint)[0][1]
     _, carry = while_loop(
         lambda state: state[0] < upper,
         lambda state: (state[0] + 1, body_fun(*state)),
         (lower, init_val),
+        checkpoint=checkpoint,
     )
     return carry

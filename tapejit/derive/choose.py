@@ -15,7 +15,7 @@ import numpy as np
 from ..interpreters.layout import CALL, WRITE
 from ..ops.table import OPS
 from ..tape import Call, Leaf, Tape, View, size_of
-from .rules import overwrites
+from .rules import one_by_one
 from .tapes import pullback, pushforward
 
 __all__ = ["MODES", "Choice", "Plan", "plan_jacobian"]
@@ -154,7 +154,7 @@ def identity(shapes: Sequence[tuple[int, ...]], first: int, n: int) -> list[np.n
 def directions_per_sweep(tape: Tape, count: int) -> int:
     """How many directions share a sweep, so that what a few instructions need stays in cache."""
     scalar_rows = int((tape.code[:, 0] < WRITE).sum())
-    if count <= 1 or overwrites(tape) or scalar_rows > MOST_SCALAR_ROWS:
+    if count <= 1 or one_by_one(tape) or scalar_rows > MOST_SCALAR_ROWS:
         return 1
     largest = max([call.result.size for call in tape.calls], default=1)
     n = max(BLOCK // max(largest, 1), 8)

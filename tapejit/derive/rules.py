@@ -13,7 +13,7 @@ from ..lowering.rules import Rule, jvp_tape, vjp_tape
 from ..ops.structural import STRUCTURAL, Structural
 from ..tape import SCALAR, Call, Tape, View
 
-__all__ = ["WRITES", "jvp_rule", "live_rows", "overwrites", "read_inputs", "vjp_rule"]
+__all__ = ["WRITES", "jvp_rule", "live_rows", "one_by_one", "overwrites", "read_inputs", "vjp_rule"]
 
 #: Array instructions that write in place.
 WRITES = ("write", "scatter_write")
@@ -103,6 +103,11 @@ def _jvp_of_many(
 
     moving = tuple((n, *shape) for shape, on in zip(shapes, active, strict=True) if on)
     return record_shapes(run, (result, *shapes, *moving), f"{op} rule")
+
+
+def one_by_one(tape: Tape) -> bool:
+    """Whether derivatives go one direction a sweep: the tape writes in place, or has loops."""
+    return overwrites(tape) or any(call.op in ("loop", "loop_vjp") for call in tape.calls)
 
 
 def overwrites(tape: Tape) -> bool:

@@ -12,7 +12,7 @@ from ..tape import Leaf, Tape, View
 from .forward import push_forward
 from .forward_many import push_forward_many
 from .reverse import pull_back
-from .rules import overwrites
+from .rules import one_by_one, overwrites
 
 __all__ = ["floating", "overwrites", "pullback", "pushforward"]
 
@@ -103,8 +103,11 @@ def pushforward(
 
 
 def _lead(tape: Tape, directions: int) -> tuple[int, ...]:
-    if directions and overwrites(tape):
-        raise TraceError(f"`{tape.name}` writes in place: its derivatives go one direction a sweep")
+    if directions and one_by_one(tape):
+        raise TraceError(
+            f"`{tape.name}` writes in place or has staged loops: its derivatives go one direction "
+            "a sweep"
+        )
     return (directions,) if directions else ()
 
 

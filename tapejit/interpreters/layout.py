@@ -57,6 +57,7 @@ ARGUMENT_CHANGED = 3
 LINALG_ERROR = 4
 PAUSED = 5  # a loop gives Python a chance to see signals; the sweep goes on where it stopped
 LOOP_LIMIT = 6
+FILE_ERROR = 7  # a snapshot could not be written to its file, or read back
 
 # Op codes: elementwise operations first, then these.
 _BASE = len(OPS)

@@ -17,12 +17,14 @@ import numpy as np
 from numba.extending import register_jitable
 
 from . import schedules
+from .files import read_at, write_at
 from .layout import (
     ADJOINTS,
     BUDGET,
     CONTEXT_WORDS,
     DONE,
     FAILED,
+    FILE_ERROR,
     KERNELS,
     LOOP_LIMIT,
     LOOPS,
@@ -286,7 +288,9 @@ def forward_by_schedule(ctx, r, p, result, room, is_running):
                 r[ACTION] = action
                 return status
         elif action == schedules.SNAPSHOT:
-            copy(slot_address(t, r, room, state[schedules.SLOT]), result, t[CARRIED])
+            status = save(t, r, room, state[schedules.SLOT], result)
+            if status != DONE:
+                return status
         elif action == schedules.ARRIVE:
             return np.int64(DONE)
         if dynamic and not arrived and (f64(result, 1)[0] == 0.0 or r[STEP] >= limit):
@@ -296,12 +300,25 @@ def forward_by_schedule(ctx, r, p, result, room, is_running):
 
 
 @register_jitable
-def slot_address(t, r, room, slot):
-    """Where a snapshot lies: in the loop's room, or in the file that is mapped behind those."""
-    memory = t[MEMORY]
+def save(t, r, room, slot, carries):
+    """Copy the working state to a slot: in the loop's room, or in its file."""
+    n, memory = t[CARRIED], t[MEMORY]
     if slot < memory:
-        return room + 8 * (t[SNAPSHOTS] + slot * t[CARRIED])
-    return r[FILE] + 8 * (slot - memory) * t[CARRIED]
+        copy(room + 8 * (t[SNAPSHOTS] + slot * n), carries, n)
+    elif not write_at(r[FILE], carries, 8 * n, 8 * n * (slot - memory)):
+        return np.int64(FILE_ERROR)
+    return np.int64(DONE)
+
+
+@register_jitable
+def restore(t, r, room, slot, carries):
+    """Copy a slot to the working state."""
+    n, memory = t[CARRIED], t[MEMORY]
+    if slot < memory:
+        copy(carries, room + 8 * (t[SNAPSHOTS] + slot * n), n)
+    elif not read_at(r[FILE], carries, 8 * n, 8 * n * (slot - memory)):
+        return np.int64(FILE_ERROR)
+    return np.int64(DONE)
 
 
 @register_jitable
@@ -458,9 +475,9 @@ def reverse_loop(ctx, r, ins):
             storing = action == schedules.STORE
             status = run_steps(ctx, r, p, 6, work, 0, last, storing, False)
         elif action == schedules.SNAPSHOT:
-            copy(slot_address(t, r, room, state[schedules.SLOT]), work, t[CARRIED])
+            status = save(t, r, room, state[schedules.SLOT], work)
         elif action == schedules.RESTORE:
-            copy(work, slot_address(t, r, room, state[schedules.SLOT]), t[CARRIED])
+            status = restore(t, r, room, state[schedules.SLOT], work)
         if status != DONE:
             r[ACTION] = action
             return status

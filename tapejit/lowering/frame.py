@@ -51,6 +51,7 @@ class Arena:
         self.block_size = 0
         self.large_constants: list[np.ndarray] = []  # a space each, after the arguments'
         self.in_place: list[int] = []  # arguments used where they lie
+        self.is_body = False  # of a staged loop
         self.registers = Registers()
         self.loops: list[Any] = []  # lowering.loops.Loop: staged loops and branches, by number
         self.entered: dict[tuple[int, int], Any] = {}  # by result: loop number, operands' places

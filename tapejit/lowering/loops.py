@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import ScheduleError, TraceError
 from ..interpreters import layout
 from ..interpreters import loop_kernels as words
 from ..tape import SCALAR, Tape, View, size_of
-from .frame import Arena, padded, whole
+from .frame import PROVISIONAL, Arena, padded, whole
 from .reverse import ReverseLowering, Targets
 from .stream import Place, Stream
 from .structural import contiguous, forward, reverse
@@ -37,6 +38,17 @@ class LoopCode:
 
     child: Any  # build.Code
     table: np.ndarray
+    directory: str | None = None  # of the file with snapshots
+
+    @property
+    def disk(self) -> int:
+        """Snapshots in a file."""
+        return int(self.table[words.DISK])
+
+    @property
+    def snapshot_bytes(self) -> int:
+        """Bytes of a snapshot."""
+        return 8 * int(self.table[words.CARRIED])
 
     @property
     def rewrites(self) -> bool:
@@ -80,6 +92,7 @@ class Loop:
     gradients: tuple[int, ...] = ()
     gradient_size: int = 0
     lists: list[list[int]] = field(default_factory=list)
+    directory: str | None = None
 
     # --- the child --------------------------------------------------------------------------------
 
@@ -87,7 +100,8 @@ class Loop:
         """Lower the body, and take room for its steps behind the parent's arena."""
         self.lists = [[] for _ in range(words.N_LISTS)]
         child = self._lower()
-        return LoopCode(child, self._table(child, arena))
+        table = self._table(child, arena)
+        return LoopCode(child, table, self.directory)
 
     def _lower(self) -> Any:
         from .build import _Builder, code_of
@@ -95,6 +109,7 @@ class Loop:
         wrt = tuple(sorted(self.varied or ()))
         mode = "value" if self.varied is None else "gradient"
         builder = _Builder(self.body, wrt, mode, in_place=self._in_place())
+        builder.arena.is_body = True
         segments = builder.segments()
         stream, starts = builder.emit_forward(segments)
         values = [
@@ -239,6 +254,13 @@ class Loop:
         if self.varied is not None:
             chosen = self._layout(child)
             every, memory, disk = chosen.every, chosen.memory, chosen.disk
+            self.directory = chosen.directory
+            if disk and arena.is_body:
+                raise ScheduleError(
+                    f"{self.checkpoint}: a loop in the body of another loop keeps no snapshots in "
+                    "a file, as they would have to outlive its run; give the outer loop that "
+                    "schedule"
+                )
             for word, size in (
                 (words.STATE, chosen.state_words),
                 (words.WORK, self.carried),
@@ -247,6 +269,7 @@ class Loop:
                 header[word] = at
                 at += padded(size)
         header[words.REGIONS] = at
+        self._check_room(at + every * child.arena_size, child)
         header[words.ROOM] = arena.fixed(at + every * child.arena_size)
         header[words.STRIDE] = child.arena_size
         header[words.LIMIT] = self.steps
@@ -264,6 +287,14 @@ class Loop:
             header[words.LISTS + 2 * number + 1] = len(entries) // words.WIDTHS[number]
             header += entries
         return np.array(header, np.int64)
+
+    def _check_room(self, size: int, child: Any) -> None:
+        if size >= PROVISIONAL:
+            raise TraceError(
+                f"the gradient of a loop of {self.steps} steps would keep {8 * size / 1e9:.0f} GB "
+                f"({8 * child.arena_size} bytes a step); give the loop a schedule, as "
+                "checkpoint=tapejit.Revolve(snapshots=50)"
+            )
 
     def _layout(self, child: Any) -> Any:
         """The schedule's numbers for this loop."""

@@ -39,7 +39,8 @@ def _vjp_tape(
     kept: list[int] = []
 
     def run(g, f, *operands):
-        cotangents = rule(g, f, operands, params)
+        more = {"wanted": wanted} if STRUCTURAL[op].selective else {}
+        cotangents = rule(g, f, operands, params, **more)
         kept.clear()
         kept.extend(i for i, c in enumerate(cotangents) if c is not None and wanted[i])
         return tuple(cotangents[i] for i in kept)

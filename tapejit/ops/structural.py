@@ -68,6 +68,8 @@ class Structural:
     closed_over
         Positions of operands that a user's rule knows nothing of: to differentiate with respect
         to one is an error.
+    selective
+        Whether ``vjp`` also takes ``wanted``: for each operand whether its cotangent is asked for.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Structural:
     lowering: str | None = None
     needed: tuple[int, ...] | None = None
     closed_over: tuple[int, ...] = ()
+    selective: bool = False
 
     def refuse_closed_over(self, wanted: Sequence[bool]) -> None:
         """Raise where a derivative is wanted that a user's rule does not give."""
