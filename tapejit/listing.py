@@ -104,7 +104,12 @@ class Namer:
     def operation(self, row: Row) -> str:
         """What an instruction computes from what."""
         operands = ", ".join(self.name(view) for view in row.operands)
-        return f"{row.op}({operands})"
+        return f"{_plain(row.op)}({operands})"
+
+
+def _plain(op: str) -> str:
+    """An operation's name; without the hash that tells users' rules of one name apart."""
+    return op.partition("#")[0]
 
 
 def _squeezed(tape: Tape) -> dict[int, tuple[int, ...]]:
@@ -248,7 +253,9 @@ def graph_nodes(tape: Tape, shown: Mapping[int | str, str] = MappingProxyType({}
         number = len(nodes)
         place = f"{Path(file).name}:{line}"
         shape = namer.shape(row.result)
-        nodes.append(Node(number, row.op, "op", shape, parents, place, shown.get(row.index)))
+        nodes.append(
+            Node(number, _plain(row.op), "op", shape, parents, place, shown.get(row.index))
+        )
         made[key(row.result)] = number
         if row.op in ("write", "scatter_write"):
             made[key(row.operands[-1])] = number

@@ -464,3 +464,4 @@ def test_staged_loops_and_custom_rules_are_single_nodes():
     square.defvjp(lambda x: (x * x, x), lambda x, g: (g * 3.0 * x,))  # not 2 x: by the rule
     table = tj.explain(lambda x: np.sin(square(x)), 2.0)
     assert table["x"].adjoint == pytest.approx(np.cos(4.0) * 6.0, rel=1e-14)
+    assert table["v1"].operation.endswith("square(v0, x, x)")
