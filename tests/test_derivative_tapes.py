@@ -546,3 +546,34 @@ def test_short_way_of_products_takes_any_argument():
     scalar = tj.hvp(lambda x: x**4)
     for _ in range(3):
         assert scalar(0.5, 2.0) == pytest.approx(6.0)
+
+
+def test_results_of_every_kind():
+    """Arguments, repeated results, constants, integers and truth values as results."""
+    x = np.array([1.0, 2.0, 3.0])
+    same, again, constant, whole, truth, total = tj.jacobian(
+        lambda x: (x, x, np.ones(2), x.astype(int), x > 1.5, np.sum(x))
+    )(x)
+    for found in (same, again):
+        np.testing.assert_array_equal(found, np.eye(3))
+    for found, n in ((constant, 2), (whole, 3), (truth, 3)):
+        np.testing.assert_array_equal(found, np.zeros((n, 3)))
+    np.testing.assert_array_equal(total, np.ones(3))
+    assert tj.jacobian(lambda x: 3.0)(x).tolist() == [0.0, 0.0, 0.0]
+    np.testing.assert_array_equal(tj.hessian(lambda x: 3.0 * np.sum(x))(x), np.zeros((3, 3)))
+    np.testing.assert_array_equal(tj.hvp(lambda x: 2.0)(x, x), np.zeros(3))
+    np.testing.assert_array_equal(tj.jacobian(lambda x: x * 2)(np.arange(3)), 2.0 * np.eye(3))
+    with pytest.raises(tj.TraceError, match="not numeric"):
+        tj.jacobian(lambda x: {"name": "text", "x": x})(x)
+
+
+def test_windows_that_meet_themselves():
+    """Contributions to overlapping windows of one array add up."""
+
+    def f(x):
+        windows = np.lib.stride_tricks.sliding_window_view(x, 2)
+        return np.sum(windows.prod(axis=1) ** 2) + np.sum(np.convolve(x, x) ** 2)
+
+    for mode in ("forward-over-reverse", "reverse-over-reverse"):
+        found = tj.hessian(f, mode=mode)(X)
+        np.testing.assert_allclose(found, hessian_by_differences(f, X), atol=1e-6)

@@ -29,16 +29,19 @@ __all__ = ["Inlined", "derived"]
 #: Derivative tapes by what they were made from; the least recently used go.
 _known: OrderedDict[tuple, Tape] = OrderedDict()
 _MOST_KNOWN = 256
+_LONGEST = 20_000  # longer ones are not kept
 _lock = threading.Lock()
 
 
-def derived(key: tuple, tape: Tape, make: Callable[[], Any]) -> Any:
+def derived(key: tuple, tape: Tape, make: Callable[[], Tape]) -> Tape:
     """``make()``, or what it gave for an equal tape before."""
     key = (tape.fingerprint, *key)
     with _lock:
         found = _known.pop(key, None)
     if found is None:
         found = make()
+    if len(found) > _LONGEST:
+        return found
     with _lock:
         _known[key] = found
         while len(_known) > _MOST_KNOWN:
