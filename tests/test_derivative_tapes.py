@@ -15,6 +15,7 @@ from tapejit.builder import TapeBuilder
 from tapejit.derive import choose, views
 from tapejit.derive.rules import overwrites
 from tapejit.derive.tapes import pullback, pushforward
+from tapejit.lowering.scalars import tables
 from tapejit.ops.structural import STRUCTURAL
 from tapejit.ops.table import OPS
 from tapejit.replay import evaluate
@@ -577,3 +578,19 @@ def test_windows_that_meet_themselves():
     for mode in ("forward-over-reverse", "reverse-over-reverse"):
         found = tj.hessian(f, mode=mode)(X)
         np.testing.assert_allclose(found, hessian_by_differences(f, X), atol=1e-6)
+
+
+def test_columns_that_no_operation_reads_do_not_count():
+    """Passes may leave anything there; compiled loops must not follow it."""
+    import dataclasses
+
+    tape = tj.trace(lambda x: np.sin(x[0]) * x[1] + np.exp(x[2]) * x[3], X)
+    code = tape.code.copy()
+    for row in code:
+        row[2 + tables()[0][row[0]] :] = 2**31 - 1
+    strange = dataclasses.replace(tape, code=code)
+    gradient = pullback(strange, (0,), seeds="one")
+    want = [np.cos(X[0]) * X[1], np.sin(X[0]), np.exp(X[2]) * X[3], np.exp(X[2])]
+    np.testing.assert_allclose(evaluate(gradient, [X])[0], want, rtol=1e-14)
+    (slope,) = evaluate(pushforward(strange, (0,)), [X, X])
+    assert slope == pytest.approx(np.dot(want, X))

@@ -66,9 +66,7 @@ class ForwardSweep(Sweep):
         for first, last, call in reversed(self.segments):
             if call is None:
                 rows = self.code[first:last, 1:]
-                # Columns beyond an operation's operands hold anything.
-                used = np.arange(4) <= arity[self.code[first:last, 0]][:, None]
-                touched = rows[used & (rows >= self.tape.n_scalars)]
+                touched = rows[rows >= self.tape.n_scalars]
                 for buffer in self.buffers_of(touched):
                     if buffer in self.needed_buffers:
                         at, size = self.start[buffer], self.tape.buffers[buffer].size

@@ -73,6 +73,9 @@ class Sweep:
         """Compact numbers: scalars, then the elements of the buffers that scalar rows touch."""
         tape = self.tape
         self.code = tape.code.copy()
+        # Columns beyond an operation's operands may hold anything; compiled loops read them all.
+        unused = np.arange(3) >= tables()[0][self.code[:, 0]][:, None]
+        self.code[:, 2:][unused] = 0
         self.start: dict[int, int] = {}  # buffer -> compact number of its first element
         self.written: set[int] = set()  # buffers that scalar rows write into
         rows = self.code[self.code[:, 0] != CALL, 1:]
