@@ -229,8 +229,12 @@ class Workspace:
 
     def run(self, what: int, start: int = 0) -> int:
         """Bind, sweep, deliver; returns a status."""
-        status = self._enter(what, start)
-        return status if status != layout.PAUSED else self.resume(what)
+        try:
+            status = self._enter(what, start)
+            return status if status != layout.PAUSED else self.resume(what)
+        except BaseException:  # a signal's: the next sweep starts anew
+            self.clear()
+            raise
 
     def resume(self, what: int) -> int:
         """Go on after pauses: between them Python has looked for signals (Ctrl-C)."""

@@ -266,6 +266,22 @@ def test_interrupt(make):
     assert f(-2.0) == expected
 
 
+def test_interrupted_pullback():
+    """A pullback that was interrupted can be called again."""
+    body = lambda c, _: (c - 1e-6 * np.sin(c), None)  # noqa: E731
+    f = lambda x: tj.scan(body, x, length=600_000, checkpoint=tj.Revolve(20))[0]  # noqa: E731
+    _, pullback = tj.vjp(f, 1.5)
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        with pytest.raises(KeyboardInterrupt):
+            pullback(1.0)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+    assert pullback(1.0)[0] == tj.grad(f)(1.5)
+
+
 def test_pauses_change_nothing(monkeypatch):
     """A loop that pauses again and again, at every level, gives the same bits."""
     from tapejit.interpreters import entry
