@@ -39,6 +39,8 @@ from .higher import hvp as hvp
 from .higher import jacfwd as jacfwd
 from .higher import jacobian as jacobian
 from .higher import jacrev as jacrev
+from .remat import checkpoint as checkpoint
+from .remat import save_name as save_name
 from .tape import Tape as Tape
 from .tapes import gradient_tape as gradient_tape
 from .tapes import jvp_tape as jvp_tape

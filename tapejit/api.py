@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from . import pytrees
+from .checkpointing import Schedule
 from .compiled import (
     Compiled,
     Function,
@@ -241,9 +242,14 @@ class ValueAndGrad(Compiled):
 
     def __init__(
         self, function: Function, argnums: int | Sequence[int], has_aux: bool, with_value: bool,
-        check: bool = False,
+        check: bool = False, checkpoint: Schedule | None = None,
     ) -> None:  # fmt: skip
         super().__init__(function, check)
+        if checkpoint is not None and not isinstance(checkpoint, Schedule):
+            raise TypeError(
+                f"checkpoint is a schedule, as tapejit.Revolve(snapshots=10), not {checkpoint!r}"
+            )
+        self.checkpoint = checkpoint
         self.argnums = argnums
         self.has_aux = has_aux
         self.with_value = with_value
@@ -514,6 +520,7 @@ def value_and_grad(
     static_argnums: int | Sequence[int] = (),
     static_argnames: str | Sequence[str] = (),
     check: bool = False,
+    checkpoint: Schedule | None = None,
 ) -> Callable[..., Any]:
     """Value and gradient of a scalar function, compiled.
 
@@ -528,6 +535,12 @@ def value_and_grad(
         Whether ``f`` returns extra results.
     static_argnums, static_argnames, check
         As for :func:`jit`.
+    checkpoint
+        A schedule, as ``tapejit.Revolve(snapshots=10)`` or ``tapejit.Memory("64 MB")``: the tape is
+        cut into (at most) 128 stretches where few values are alive, which are the schedule's
+        steps, and the reverse sweep runs them again instead of keeping all their values.
+        The gradient is the same bit for bit.  ``Memory`` bounds the bytes of a workspace.  While
+        another function is being recorded, that function's own schedule holds instead.
 
     Returns
     -------
@@ -540,6 +553,8 @@ def value_and_grad(
     ------
     TraceError
         Where ``f`` is not scalar, or cannot be recorded.
+    ScheduleError
+        Where the schedule can't be carried out, as a limit that is too small.
 
     Examples
     --------
@@ -548,7 +563,7 @@ def value_and_grad(
     (np.float64(5.0), array([2., 4.]))
     """
     function = _function(f, static_argnums, static_argnames)
-    return ValueAndGrad(function, argnums, has_aux, True, check).public()
+    return ValueAndGrad(function, argnums, has_aux, True, check, checkpoint).public()
 
 
 def grad(
@@ -558,6 +573,7 @@ def grad(
     static_argnums: int | Sequence[int] = (),
     static_argnames: str | Sequence[str] = (),
     check: bool = False,
+    checkpoint: Schedule | None = None,
 ) -> Callable[..., Any]:
     """Gradient of a scalar function, compiled; parameters as for :func:`value_and_grad`.
 
@@ -575,7 +591,7 @@ def grad(
     np.True_
     """
     function = _function(f, static_argnums, static_argnames)
-    return ValueAndGrad(function, argnums, has_aux, False, check).public()
+    return ValueAndGrad(function, argnums, has_aux, False, check, checkpoint).public()
 
 
 # --- vjp, jvp, linearize --------------------------------------------------------------------------

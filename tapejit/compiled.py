@@ -12,6 +12,7 @@ import numpy as np
 from optree import PyTreeAccessor
 
 from . import pytrees
+from .checkpointing import Schedule
 from .errors import (
     GuardOverflowWarning,
     LoopLimitError,
@@ -249,6 +250,7 @@ class Variant:
         self.check_result: Callable[[Path], None] | None = None
         #: Makes the recording that is replayed from the one of the function.
         self.transform: Callable[[Recording, tuple[int, ...]], Recording] | None = None
+        self.checkpoint: Schedule | None = None
 
     # --- recording --------------------------------------------------------------------------------
 
@@ -297,7 +299,7 @@ class Variant:
         if program is None:
             if self.check_result is not None:
                 self.check_result(path)
-            program = program_for(path.tape, self.wrt, self.mode, self.scalar_seed)
+            program = program_for(path.tape, self.wrt, self.mode, self.scalar_seed, self.checkpoint)
             path.programs["program"] = program
         return program
 
@@ -367,8 +369,9 @@ class Variant:
                 taken = other
                 workspace = self._change(path, taken, row, workspace, values, moving)
                 self.misses = max(0, self.misses - 1)
-                # What a loop keeps for its reverse sweep is not handed on: it runs again.
-                start = 0 if path.has_loops(row) else self.program(taken).code.starts[row]
+                # What a loop or a region keeps for the reverse sweep is not handed on: run again.
+                again = path.has_loops(row) or not self._resumable(path, taken)
+                start = 0 if again else self.program(taken).code.starts[row]
                 status = workspace.run(sweep, int(start))
             with self.lock:
                 if path.nodes and taken.nodes:
@@ -376,12 +379,18 @@ class Variant:
             path = taken
         return path, workspace
 
+    def _resumable(self, path: Path, other: Path) -> bool:
+        return self.program(path).code.resumable and self.program(other).code.resumable
+
     def _change(
         self, path: Path, other: Path, row: int, workspace: Workspace,
         values: Sequence[Any], moving: Sequence[Any],
     ) -> Workspace:  # fmt: skip
-        """Go on in another path, with what the common prefix has computed."""
+        """Go on in another path, with what the common prefix has computed (if that is kept)."""
         fresh = self._bound(other, values, moving)
+        if not self._resumable(path, other):
+            self.program(path).give_back(workspace)
+            return fresh
         scalars, arrays = path.prefix(row)
         of, to = self.program(path).code, self.program(other).code
         for old, new in (
@@ -453,6 +462,7 @@ class Compiled:
     mode = "value"
     scalar_seed = False
     transform: Callable[[Recording, tuple[int, ...]], Recording] | None = None
+    checkpoint: Schedule | None = None
 
     def __init__(self, function: Function, check: bool = False) -> None:
         self.function = function
@@ -494,6 +504,7 @@ class Compiled:
             )  # fmt: skip
             variant.check_result = self.check_path
             variant.transform = self.transform
+            variant.checkpoint = self.checkpoint
         return variant, values
 
     def settings_key(self) -> Any:

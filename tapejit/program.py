@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .checkpointing import Schedule
 from .config import settings
 from .interpreters import entry, layout, loop_kernels
 from .interpreters.entry import (
@@ -33,7 +34,8 @@ from .interpreters.entry import (
     SIZE,
     SPACE,
 )
-from .lowering.build import Code, Slot, build
+from .lowering.build import Code, Slot
+from .lowering.fit import lower
 from .lowering.stream import KernelTable, kernel_table
 from .passes import DEFAULT, optimize
 from .tape import Tape, size_of
@@ -50,13 +52,13 @@ class Program:
 
     def __init__(
         self, tape: Tape, wrt: tuple[int, ...], mode: str, scalar_seed: bool,
-        passes: Sequence[str] = DEFAULT,
+        passes: Sequence[str] = DEFAULT, checkpoint: Schedule | None = None,
     ) -> None:  # fmt: skip
         self.tape = optimize(tape, passes, values_only=mode == "value")
         self.wrt = wrt
         self.mode = mode
         self.table = kernel_table()
-        self.code: Code = build(self.tape, wrt, mode, scalar_seed)
+        self.code: Code = lower(self.tape, wrt, mode, scalar_seed, checkpoint)
         names = {"value": ["forward"], "gradient": ["forward", "reverse"], "tangent": ["tangent"]}
         staged = ["forward", "reverse"] if self.code.loops else []
         for name in (*names[mode], *staged):
@@ -169,6 +171,7 @@ class _Memory:
         self.adjoints[:] = 0.0
         self.context[layout.TILE_BASE] = 0
         self.context[layout.TILE_SIZE] = layout.UNTILED
+        self.context[layout.RECOMPUTING] = 0
         self.records[:, loop_kernels.RUNNING] = 0
         for child in self.children:
             child.clear()
@@ -280,13 +283,18 @@ _lock = threading.Lock()
 
 
 def program_for(
-    tape: Tape, wrt: tuple[int, ...] = (), mode: str = "value", scalar_seed: bool = False
+    tape: Tape,
+    wrt: tuple[int, ...] = (),
+    mode: str = "value",
+    scalar_seed: bool = False,
+    checkpoint: Schedule | None = None,
 ) -> Program:
     """The program of a tape: equal tapes share one."""
-    key: Any = (tape.fingerprint, wrt, mode, scalar_seed, settings.plain_python, settings.tile_from)
+    variant = (mode, scalar_seed, checkpoint, settings.plain_python, settings.tile_from)
+    key: Any = (tape.fingerprint, wrt, *variant)
     program = _interned.get(key)
     if program is None:
-        made = Program(tape, wrt, mode, scalar_seed)
+        made = Program(tape, wrt, mode, scalar_seed, checkpoint=checkpoint)
         with _lock:
             program = _interned.setdefault(key, made)
     return program

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .explain import Explanation
     from .stats import TapeStats
 
-__all__ = ["ARRAY", "SCALAR", "Call", "Tape", "View"]
+__all__ = ["ARRAY", "SCALAR", "Call", "Region", "Tape", "View"]
 
 #: Scalar codes address elements: below ``ARRAY`` scalars, from it on elements of array buffers.
 ARRAY = 1 << 30
@@ -56,6 +56,20 @@ class Call(NamedTuple):
     operands: tuple[View, ...]
     result: View
     params: tuple = ()
+
+
+class Region(NamedTuple):
+    """Rows ``first`` ... ``last`` - 1, whose values are not kept for a reverse sweep.
+
+    ``save`` says what is kept all the same: results of calls by name, or ``"matmuls"``;
+    ``schedule`` cuts the region into further ones.
+    """
+
+    first: int
+    last: int
+    save: tuple[str, ...] = ()
+    schedule: Any = None
+    inner: tuple[Region, ...] = ()
 
 
 class Leaf(NamedTuple):
@@ -123,6 +137,8 @@ class Tape:
         What a call of the tape does; ``None`` for a tape that was not made by ``trace``.
     origins
         Of a transformed tape: the recorded instruction that each of its instructions comes from.
+    regions
+        Recorded instructions whose values a reverse sweep computes again.
     """
 
     code: np.ndarray
@@ -139,6 +155,7 @@ class Tape:
     input_names: tuple[str, ...] = ()
     call: Any = field(default=None, repr=False)
     origins: np.ndarray | None = field(default=None, repr=False)
+    regions: tuple[Region, ...] = ()
 
     def __len__(self) -> int:
         return len(self.code)
@@ -155,7 +172,7 @@ class Tape:
         for array in (self.code, ids, values, *self.array_constants):
             digest.update(str((array.shape, array.dtype.str)).encode())
             digest.update(np.ascontiguousarray(array).tobytes())
-        layout = (self.calls, self.buffers, self.n_scalars, self.n_array_elements)
+        layout = (self.calls, self.buffers, self.n_scalars, self.n_array_elements, self.regions)
         digest.update(repr((layout, self.inputs, self.outputs)).encode())
         return digest.digest()
 

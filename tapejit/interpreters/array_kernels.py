@@ -14,10 +14,15 @@ from .layout import (
     CONTEXT_WORDS,
     COUNTERS,
     DONE,
+    FAILED,
     FORWARD,
     FORWARD_STOP,
+    GUARD_EQUAL,
+    GUARD_FAILED,
     INDEX_ERROR,
     KERNELS,
+    PAUSED,
+    RECOMPUTING,
     TILE,
     TILE_BASE,
     TILE_SIZE,
@@ -237,6 +242,31 @@ def scalar_code(ctx, ins):
     status = call_kernel(i64(c[KERNELS], 1)[0], ctx, 0)
     c[FORWARD] = code
     c[FORWARD_STOP] = stop
+    return status
+
+
+def recompute(ctx, ins):
+    """Run a stretch of the forward code in the midst of a reverse sweep.  Words: from, to.
+
+    Its guards held when it ran first, or were forced.  Where a loop pauses, the context keeps
+    the place to go on from.
+    """
+    c = i64(ctx, CONTEXT_WORDS)
+    p = i32(ins, 2)
+    code, stop = i32(c[FORWARD], c[FORWARD_STOP]), c[FORWARD_STOP]
+    at = np.int64(p[0])
+    if c[RECOMPUTING]:
+        at = c[RECOMPUTING] - 1
+    c[RECOMPUTING] = 0
+    c[FORWARD_STOP] = p[1]
+    kernel = i64(c[KERNELS], 1)[0]
+    status = call_kernel(kernel, ctx, at)
+    while status == GUARD_FAILED:
+        at = c[FAILED]
+        status = call_kernel(kernel, ctx, at + (3 if code[at] == GUARD_EQUAL else 2))
+    c[FORWARD_STOP] = stop
+    if status == PAUSED:
+        c[RECOMPUTING] = c[FAILED] + 1
     return status
 
 

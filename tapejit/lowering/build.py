@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,12 +17,14 @@ from ..interpreters import layout
 from ..interpreters.layout import CALL
 from ..ops.structural import STRUCTURAL
 from ..ops.table import OPS
-from ..tape import ARRAY, SCALAR, Call, Tape, View
+from ..tape import ARRAY, SCALAR, Call, Region, Tape, View
 from . import elementwise, scalars, structural
 from . import loops as loops  # registers its operations
 from .elementwise import Group
 from .frame import IN_PLACE_FROM, Arena, Frame, tangent, whole
-from .liveness import Region, settle
+from .liveness import Room, settle
+from .regions import Tree, recompute
+from .regions import settle as settle_regions
 from .reverse import ReverseLowering, Targets
 from .scalars import compiled, fixed_rows, runs, tables
 from .slots import share_slots
@@ -62,7 +66,8 @@ class Code:
     starts: np.ndarray  # first forward (or tangent) word of each tape row
     scalar_base: int
     array_base: int
-    rewrites: bool  # the reverse sweep undoes in-place writes: run forward again before the next
+    rewrites: bool  # the reverse sweep spoils values: run forward again before the next
+    resumable: bool  # a sweep of another path can go on from a guard with these values
     adjoint_size: int  # the part of the arena that has adjoints (and tangents)
     loops: list[Any]  # LoopCode: staged loops and branches, by number
 
@@ -85,7 +90,7 @@ class _Builder:
 
     def __init__(
         self, tape: Tape, wrt: tuple[int, ...], mode: str, planned: bool = False,
-        in_place: Sequence[int] = (),
+        in_place: Sequence[int] = (), regions: Sequence[Region] = (),
     ) -> None:  # fmt: skip
         self.tape = tape
         self.wrt = wrt
@@ -94,7 +99,11 @@ class _Builder:
         #: Rows before this one leave all their values: another path may go on from a guard.
         self.keep = fixed_rows(tape.code)
         self.arena = Arena(planned)
-        self.frame = Frame(self.arena, tape, in_place=in_place, permanent=self.keep > 0)
+        self.tree = Tree(regions, tape) if regions else None
+        self.frame = Frame(
+            self.arena, tape, in_place=in_place, permanent=self.keep > 0,
+            is_virtual=self.tree is not None,
+        )  # fmt: skip
         self.uses = self.buffer_uses()
 
     # --- preparation ----------------------------------------------------------------------------
@@ -114,10 +123,13 @@ class _Builder:
     def segments(self) -> list[_Segment]:
         """The live rows, with long elementwise calls of one shape grouped into chains."""
         found: list[_Segment] = []
+        apart = self.tree.boundaries if self.tree else []
+        edges = set(apart)
         for first, last, call in runs(self.code, self.tape.calls):
             if call is None:
-                found.append(_Segment(first, last, []))
-            elif found and self._joins(found[-1], call):
+                ends = apart[bisect_right(apart, first) : bisect_left(apart, last)]
+                found += [_Segment(a, b, []) for a, b in pairwise((first, *ends, last))]
+            elif found and first not in edges and self._joins(found[-1], call):
                 previous = found.pop()
                 found.append(_Segment(previous.first, last, [*previous.calls, call]))
             else:
@@ -187,7 +199,7 @@ class _Builder:
     def find_varied(self, segments: list[_Segment]) -> Targets:
         """Forward activity: what depends on the differentiated arguments."""
         arity, active, _ = tables()
-        marks = np.zeros(max(self.arena.size, 1), np.uint8)
+        marks = np.zeros(max(self.frame.n_addresses, 1), np.uint8)
         buffers: set[int] = set()
         targets = Targets(self.frame, marks, buffers)
         base, array_base = self.frame.scalar_base, self.frame.array_base
@@ -225,6 +237,19 @@ class _Builder:
             for buffer in np.unique(self.tape.buffer_of(targets)).tolist():
                 mark(View(buffer, 0, (), ()))
 
+    def lay_out(self, segments: list[_Segment]) -> None:
+        """Give values their places where regions share them; before any code is written."""
+        if self.tree is not None:
+            varied = self.find_varied(segments).varied
+            chains = [self.group(s) for s in segments if s.calls and s.calls[0].op in OPS]
+            elided = {buffer for chain in chains for buffer in chain.elided}
+            settle_regions(self.frame, self.tree, varied, self.scalar_elements(), elided)
+
+    def scalar_elements(self) -> np.ndarray:
+        """Array elements that scalar rows address."""
+        elements = self.code[self.code[:, 0] < CALL, 1:]
+        return np.unique(elements[elements >= ARRAY])
+
     # --- emission -------------------------------------------------------------------------------
 
     def emit_scalars(self, stream: Stream, first: int, last: int, starts: np.ndarray) -> None:
@@ -237,12 +262,12 @@ class _Builder:
             self.frame.array_base, words, 0, local,
         )  # fmt: skip
         starts[first:last] = local + stream.length
-        stream.scalars(words[:n].copy())
+        stream.scalars(self.frame.relocated(words[:n].copy()))
 
     def emit_forward(self, segments: list[_Segment]) -> tuple[Stream, np.ndarray]:
-        """The forward code, and where each row's words start."""
+        """The forward code, and where each row's words start (at last: where they end)."""
         stream = Stream()
-        starts = np.zeros(len(self.code), np.int32)
+        starts = np.zeros(len(self.code) + 1, np.int32)
         for segment in segments:
             if not segment.calls:
                 self.emit_scalars(stream, segment.first, segment.last, starts)
@@ -252,6 +277,7 @@ class _Builder:
                 elementwise.lower_forward(self.group(segment), stream)
             else:
                 emit_call(self.frame, stream, segment.calls[0])
+        starts[-1] = stream.length
         return stream, starts
 
     def emit_tangent(self, segments: list[_Segment], targets: Targets) -> tuple[Stream, np.ndarray]:
@@ -320,22 +346,26 @@ class _Builder:
         stream.copy(out, result)
 
     def emit_reverse(
-        self, segments: list[_Segment], targets: Targets, seeds: list[Slot | None]
-    ) -> tuple[Stream, list[Slot]]:
-        """The reverse code, and where the gradients are."""
+        self, segments: list[_Segment], targets: Targets, seeds: list[Slot | None],
+        starts: np.ndarray,
+    ) -> tuple[Stream, list[Slot]]:  # fmt: skip
+        """The reverse code, and where the gradients are; ``starts`` as from the forward code."""
         stream = Stream()
         lowering = ReverseLowering(self.frame, stream, targets)
         for leaf, seed in zip(self.tape.outputs, seeds, strict=True):
             if seed is not None:
                 lowering.contribute(leaf.view, whole(leaf.view.shape, seed.offset))
-        self.reverse_segments(segments, stream, lowering)
+        self.reverse_segments(segments, stream, lowering, starts)
         return stream, [self._gradient(stream, index, targets) for index in self.wrt]
 
     def reverse_segments(
-        self, segments: list[_Segment], stream: Stream, lowering: ReverseLowering
-    ) -> None:
-        """The reverse code of all segments, last one first."""
+        self, segments: list[_Segment], stream: Stream, lowering: ReverseLowering,
+        starts: np.ndarray,
+    ) -> None:  # fmt: skip
+        """The reverse code of all segments, last one first; regions are computed again before."""
         for segment in reversed(segments):
+            for node in self.tree.enter(segment.first) if self.tree else ():
+                recompute(self.frame, self.tree, node, starts, stream)
             if not segment.calls:
                 self._reverse_scalars(stream, segment, lowering)
             elif segment.calls[0].op in OPS:
@@ -365,7 +395,7 @@ class _Builder:
             self.code, arity, active, reverse, first, last, self.frame.scalar_base,
             self.frame.array_base, targets.varied, targets.touched_scalars, words, 0,
         )  # fmt: skip
-        stream.scalars(words[:n].copy())
+        stream.scalars(self.frame.relocated(words[:n].copy()))
 
     def _gradient(self, stream: Stream, index: int, targets: Targets) -> Slot:
         """Where an argument's gradient lies after the sweep."""
@@ -397,16 +427,16 @@ class _Builder:
         gradients: list[Slot], repeatable: bool,
     ) -> tuple[list[Slot], list[Slot]]:  # fmt: skip
         """Settle where everything lies; the results' slots with their final offsets."""
-        regions = []
+        rooms = []
         for position, argument in enumerate(self.arena.in_place):
             space = layout.ARGUMENTS + 3 * position + 1
             if space in self.frame.untouched_before:
                 size = self.tape.inputs[argument].view.size
-                regions.append(Region(space, size, self.frame.untouched_before[space]))
+                rooms.append(Room(space, size, self.frame.untouched_before[space]))
         slots = (*values, *gradients)
         found = settle(
-            self.arena, streams, words[: len(streams)], [slot.offset for slot in slots], regions,
-            repeatable,
+            self.arena, streams, words[: len(streams)], [slot.offset for slot in slots], rooms,
+            repeatable, again=self.tree is not None,
         )  # fmt: skip
         slots = [slot._replace(offset=found.get(slot.offset, slot.offset)) for slot in slots]
         return slots[: len(values)], slots[len(values) :]
@@ -419,6 +449,13 @@ class _Builder:
             in_place = place.space if place.space != layout.VALUES else 0
             slots.append(Slot(in_place, place.space, place.offset, place.shape))
         return slots
+
+
+def rows_of_chains(tape: Tape) -> np.ndarray:
+    """Rows of long elementwise chains but for the first of each: a cut there changes rounding."""
+    segments = _Builder(tape, (), "value").segments()
+    rows = [np.arange(s.first + 1, s.last) for s in segments if len(s.calls) > 1]
+    return np.concatenate([np.zeros(0, np.int64), *rows])
 
 
 def _differentiable_operands(call: Call) -> list[View]:
@@ -473,8 +510,9 @@ def inline(
 
 
 def build(
-    tape: Tape, wrt: tuple[int, ...] = (), mode: str = "value", scalar_seed: bool = False
-) -> Code:
+    tape: Tape, wrt: tuple[int, ...] = (), mode: str = "value", scalar_seed: bool = False,
+    regions: Sequence[Region] = (),
+) -> Code:  # fmt: skip
     """Lower a tape.
 
     Parameters
@@ -485,11 +523,16 @@ def build(
         ``"value"``, ``"gradient"`` (forward and reverse code) or ``"tangent"``.
     scalar_seed
         The first output is 0-d, its seed is one, and there are no other cotangents.
+    regions
+        Rows whose values a gradient's reverse sweep computes again.
     """
     if mode == "value" and not fixed_rows(tape.code):
         tape = share_slots(tape)
     # Tangents lie where the values do, at other addresses: there nothing is shared.
-    builder = _Builder(tape, wrt, mode, planned=mode != "tangent", in_place=used_in_place(tape))
+    builder = _Builder(
+        tape, wrt, mode, mode != "tangent", used_in_place(tape),
+        regions if mode == "gradient" else (),
+    )  # fmt: skip
     segments = builder.segments()
     empty = np.zeros(0, np.int32)
     reverse = tangent_words = forward = empty
@@ -514,6 +557,7 @@ def build(
             tangents_in.append(Slot(in_place, place.space, place.offset, place.shape))
         tangent_words = stream.words()
     else:
+        builder.lay_out(segments)
         stream, starts = builder.emit_forward(segments)
         values = [builder.output(stream, frame.place(leaf.view)) for leaf in tape.outputs]
         forward = stream.words()
@@ -524,7 +568,7 @@ def build(
             seeded = tape.outputs[:1] if scalar_seed else tape.outputs
             seeds = [_seed(arena, leaf.view, scalar_seed) for leaf in seeded]
             seeds += [None] * (len(tape.outputs) - len(seeded))
-            reverse_stream, gradients = builder.emit_reverse(segments, targets, seeds)
+            reverse_stream, gradients = builder.emit_reverse(segments, targets, seeds, starts)
             reverse = reverse_stream.words()
             streams.append(reverse_stream)
         values, gradients = builder.share_space(
@@ -548,7 +592,8 @@ def code_of(
     arena.fixed(8)
     loops = [loop.finish(arena) for loop in arena.loops]
     rewrites = bool(
-        (builder.code[:, 0] == layout.WRITE).any()
+        builder.tree is not None
+        or (builder.code[:, 0] == layout.WRITE).any()
         or any(call.op in ("write", "scatter_write") for call in tape.calls)
         or any(loop.rewrites for loop in loops)
     )
@@ -560,8 +605,8 @@ def code_of(
         forward, reverse, tangent, arena.size, layout.TILE * arena.registers.most,
         (offsets, np.array(list(arena.scalar_constants.values()))), np.concatenate(constants),
         arena.large_constants, builder.parameters(), list(values), list(gradients),
-        list(tangents_in), list(tangents_out), list(seeds), np.maximum.accumulate(starts),
-        frame.scalar_base, frame.array_base, rewrites, adjoint_size, loops,
+        list(tangents_in), list(tangents_out), list(seeds), starts[: len(tape)],
+        frame.scalar_base, frame.array_base, rewrites, builder.tree is None, adjoint_size, loops,
     )  # fmt: skip
 
 

@@ -17,7 +17,8 @@ from ..interpreters.layout import (
     TILE,
     VALUES,
 )
-from ..tape import SCALAR, Tape, View, row_major
+from ..tape import ARRAY, SCALAR, Tape, View, row_major
+from .scalars import compiled, operand_words, relocate
 from .stream import Place, Registers, Stream
 
 #: Arguments and constants of more elements than this are used where they lie.
@@ -123,6 +124,10 @@ class Frame:
     permanent
         Whether all arrays keep their values, at the tape's own offsets: another path may go on
         with them.
+    is_virtual
+        Addresses number the tape's scalars, then its array elements, until :meth:`settle` gives
+        all values fixed places.  Marks and scalar code go by address; scalar code is relocated
+        when it is written.
     """
 
     def __init__(
@@ -132,29 +137,81 @@ class Frame:
         bound: dict[int, Place] | None = None,
         in_place: Sequence[int] = (),
         permanent: bool = False,
+        is_virtual: bool = False,
     ) -> None:
         self.arena = arena
         self.tape = tape
+        self.is_virtual = is_virtual
+        self.table: np.ndarray | None = None  # places by virtual address
         permanent = permanent or not arena.planned
-        self.scalar_base = arena.fixed(tape.n_scalars)
         extent = tape.n_array_elements
-        if not permanent:
+        if is_virtual or not permanent:
             ends = [tape.buffers[i].base + tape.buffers[i].size for i in tape.addressed]
             extent = max(ends, default=0)
-        self.array_base = arena.fixed(extent)
+        self.scalar_base = 0 if is_virtual else arena.fixed(tape.n_scalars)
+        self.array_base = tape.n_scalars if is_virtual else arena.fixed(extent)
         #: How much of the arena, from its start, has adjoints at the same offsets.
+        self._extent = extent
         self.mirrored = self.array_base + (extent if tape.addressed else 0)
         self.home = [
-            self._home(number, bound or {}, in_place, permanent)
+            self._home(number, bound or {}, in_place, permanent or is_virtual)
             for number in range(len(tape.buffers))
         ]
         self._adjoint_homes: dict[int, tuple[int, int]] = {}
         #: Of arguments used in place: before which reverse instruction nothing touched the adjoint.
         self.untouched_before: dict[int, int] = {}
         self.reverse_stream: Stream | None = None
-        ids, values = tape.scalar_constants
-        offsets = (ids + self.scalar_base).tolist()
-        arena.scalar_constants.update(zip(offsets, values.tolist(), strict=True))
+        if not is_virtual:
+            self._place_constants(self.scalar_base + tape.scalar_constants[0])
+
+    def _place_constants(self, offsets: np.ndarray) -> None:
+        values = self.tape.scalar_constants[1]
+        pairs = zip(offsets.tolist(), values.tolist(), strict=True)
+        self.arena.scalar_constants.update(pairs)
+
+    @property
+    def n_addresses(self) -> int:
+        """One more than the highest address that scalar code names."""
+        return max(self.scalar_base + self.tape.n_scalars, self.array_base + self._extent)
+
+    def settle(
+        self, scalars: np.ndarray, buffers: np.ndarray, elements: np.ndarray, mirrored: int
+    ) -> None:
+        """Give places to virtual addresses.
+
+        Parameters
+        ----------
+        scalars, buffers
+            Offsets in the arena; those of buffers that lie elsewhere have no meaning.
+        elements
+            The array elements that scalar code addresses.
+        mirrored
+            How much of the arena has adjoints at the same offsets.
+        """
+        tape = self.tape
+        most = int(elements.max()) - ARRAY + 1 if len(elements) else 0
+        self.table = np.zeros(tape.n_scalars + most, np.int32)
+        self.table[: tape.n_scalars] = scalars
+        if most:
+            inside = elements - ARRAY
+            numbers = tape.buffer_of(inside)
+            bases = np.array([buffer.base for buffer in tape.buffers], np.int64)
+            self.table[tape.n_scalars + inside] = buffers[numbers] + inside - bases[numbers]
+        self._place_constants(scalars[tape.scalar_constants[0]])
+        for number, buffer in enumerate(tape.buffers):
+            if buffer.base >= 0 and self.home[number][0] == VALUES:
+                self.home[number] = (VALUES, int(buffers[number]))
+        self.mirrored = mirrored
+
+    def virtual(self, *elements: int) -> list[int]:
+        """Virtual addresses of elements."""
+        return [e if e < ARRAY else self.array_base + e - ARRAY for e in elements]
+
+    def relocated(self, words: np.ndarray) -> np.ndarray:
+        """Scalar code with the places of its addresses."""
+        if self.table is not None:
+            compiled(relocate)(words, operand_words(), self.table)
+        return words
 
     def _home(
         self, number: int, bound: dict[int, Place], in_place: Sequence[int], permanent: bool
@@ -177,14 +234,19 @@ class Frame:
     def place(self, view: View) -> Place:
         """Where a view's values lie."""
         if view.buffer == SCALAR:
-            return Place(VALUES, self.scalar_base + view.offset, view.shape, view.strides)
+            return Place(VALUES, self._scalar(view.offset), view.shape, view.strides)
         space, offset = self.home[view.buffer]
         return Place(space, offset + view.offset, view.shape, view.strides)
+
+    def _scalar(self, number: int) -> int:
+        """Offset of a scalar."""
+        offset = self.scalar_base + number
+        return offset if self.table is None else int(self.table[offset])
 
     def adjoint(self, view: View) -> Place:
         """Where the adjoint of a (non-constant) view lies."""
         if view.buffer == SCALAR:
-            return Place(ADJOINTS, self.scalar_base + view.offset, view.shape, view.strides)
+            return Place(ADJOINTS, self._scalar(view.offset), view.shape, view.strides)
         space, offset = self.adjoint_home(view.buffer)
         return Place(space, offset + view.offset, view.shape, view.strides)
 

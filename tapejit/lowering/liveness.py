@@ -23,12 +23,12 @@ from .frame import PROVISIONAL, Arena
 from .scalars import compiled
 from .stream import Stream, kernel_table
 
-__all__ = ["Region", "settle"]
+__all__ = ["Room", "settle"]
 
 _NEVER = np.iinfo(np.int64).max
 
 
-class Region(NamedTuple):
+class Room(NamedTuple):
     """Space besides the arena: free for the reverse instructions before ``until``."""
 
     space: int
@@ -112,7 +112,7 @@ _PLACE_BLOCKS = f"int64({_I},{_I},{_I},{_I},{_I},int64,{_I},{_I},{_I})"
 
 def settle(
     arena: Arena, streams: list[Stream], words: list[np.ndarray], kept: Iterable[int],
-    regions: Iterable[Region], repeatable: bool,
+    rooms: Iterable[Room], repeatable: bool, again: bool = False,
 ) -> dict[int, int]:  # fmt: skip
     """Choose the offsets of all blocks, and put them into the code in place of provisional ones.
 
@@ -122,10 +122,13 @@ def settle(
         Forward and (perhaps) reverse code; the words are changed in place.
     kept
         Provisional addresses of what is read after the last sweep.
-    regions
+    rooms
         Space besides the arena.
     repeatable
         Whether the reverse sweep may run several times after one forward sweep.
+    again
+        Whether the reverse sweep runs parts of the forward code again: then blocks of the forward
+        sweep share no space with others, nor does what is kept.
 
     Returns
     -------
@@ -143,20 +146,24 @@ def settle(
     held = np.searchsorted(bases, np.array(kept, np.int64), side="right") - 1
     last[held] = _NEVER
     first[held] = np.minimum(first[held], n_forward + sum(len(s.marks) for s in streams[1:]))
+    if again:
+        first[held] = 0
     offsets = np.full(len(sizes), -1, np.int64)
     spaces = np.full(len(sizes), VALUES, np.int64)
-    heirs = _inherited(words, streams, mentions, bases, sizes, first, last)
+    floor = n_forward if again else 0
+    heirs = _inherited(words, streams, mentions, bases, sizes, first, last, floor)
     waiting = first < _NEVER
     waiting[list(heirs)] = False
-    for region in regions:
-        chosen = np.flatnonzero(waiting & (first >= n_forward) & (last < n_forward + region.until))
-        _place(chosen, first, last, sizes, region.size, offsets)
+    for room in rooms:
+        chosen = np.flatnonzero(waiting & (first >= n_forward) & (last < n_forward + room.until))
+        _place(chosen, first, last, sizes, room.size, offsets)
         placed = chosen[offsets[chosen] >= 0]
-        spaces[placed] = region.space
+        spaces[placed] = room.space
         waiting[placed] = False
-    chosen = np.flatnonzero(waiting)
-    top = _place(chosen, first, last, sizes, _NEVER, offsets)
-    offsets[chosen] += arena.fixed(top)
+    for group in (waiting & (first < floor), waiting & (first >= floor)):
+        chosen = np.flatnonzero(group)
+        top = _place(chosen, first, last, sizes, _NEVER, offsets)
+        offsets[chosen] += arena.fixed(top)
     for block, root in heirs.items():
         offsets[block], spaces[block] = offsets[root], spaces[root]
     for w, (positions, blocks, _) in zip(words, mentions, strict=True):
@@ -192,13 +199,14 @@ def _ranges(
 
 def _inherited(
     words: list[np.ndarray], streams: list[Stream], mentions: list, bases: np.ndarray,
-    sizes: np.ndarray, first: np.ndarray, last: np.ndarray,
+    sizes: np.ndarray, first: np.ndarray, last: np.ndarray, floor: int,
 ) -> dict[int, int]:  # fmt: skip
     """Blocks that take over the place of another within a chain: by block, the one taken over.
 
     A chain works tile by tile: where an instruction of it is the last to read a block, and a later
     one the first to write another of the same size, at the same elements, both can be one.  The
-    range ``last`` of the block taken over becomes that of its heir.
+    range ``last`` of the block taken over becomes that of its heir.  Blocks that are live before
+    ``floor`` have no heirs.
     """
     heirs: dict[int, int] = {}
     number = kernel_table().numbers.get("chain")
@@ -213,7 +221,16 @@ def _inherited(
                 low, high = np.searchsorted(times, (time, time + 1)).tolist()
                 found = positions[low:high], blocks[low:high]
                 _inherit(
-                    w, int(marks[time]), start + time, *found, bases, sizes, first, last, heirs
+                    w,
+                    int(marks[time]),
+                    start + time,
+                    *found,
+                    bases,
+                    sizes,
+                    first,
+                    last,
+                    floor,
+                    heirs,
                 )
         start += len(marks)
     return heirs
@@ -221,7 +238,7 @@ def _inherited(
 
 def _inherit(
     words: np.ndarray, at: int, time: int, positions: np.ndarray, blocks: np.ndarray,
-    bases: np.ndarray, sizes: np.ndarray, first: np.ndarray, last: np.ndarray,
+    bases: np.ndarray, sizes: np.ndarray, first: np.ndarray, last: np.ndarray, floor: int,
     heirs: dict[int, int],
 ) -> None:  # fmt: skip
     """Heirs within the chain that starts at word ``at``."""
@@ -239,7 +256,7 @@ def _inherit(
         if not moving:
             still.add(block)
         root = heirs.get(block, block)
-        if last[root] == time and first[root] < time:
+        if last[root] == time and floor <= first[root] < time:
             ends[block] = step
         elif first[block] == time:
             begins.setdefault(block, step)

@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import ScheduleError, TraceError
 from ..interpreters import layout
 from ..interpreters import loop_kernels as words
-from ..tape import SCALAR, Tape, View, size_of
+from ..tape import SCALAR, Region, Tape, View, size_of
 from .frame import PROVISIONAL, Arena, padded, whole
 from .reverse import ReverseLowering, Targets
 from .stream import Place, Stream
@@ -108,9 +108,10 @@ class Loop:
 
         wrt = tuple(sorted(self.varied or ()))
         mode = "value" if self.varied is None else "gradient"
-        builder = _Builder(self.body, wrt, mode, in_place=self._in_place())
+        builder = _Builder(self.body, wrt, mode, in_place=self._in_place(), regions=self._regions())
         builder.arena.is_body = True
         segments = builder.segments()
+        builder.lay_out(segments)
         stream, starts = builder.emit_forward(segments)
         values = [
             builder.output(stream, builder.frame.place(leaf.view)) for leaf in self.body.outputs
@@ -118,8 +119,17 @@ class Loop:
         self._values(builder, values)
         reversed_words = np.zeros(0, np.int32)
         if self.varied is not None:
-            reversed_words = self._reverse(builder, segments)
+            reversed_words = self._reverse(builder, segments, starts)
         return code_of(builder, stream.words(), starts, reverse=reversed_words)
+
+    def _regions(self) -> list[Region]:
+        """The regions that functions in the body marked."""
+        from .build import rows_of_chains
+        from .cuts import marked_regions
+
+        if self.varied is None or not self.body.regions:
+            return []
+        return marked_regions(self.body, rows_of_chains(self.body))
 
     def _in_place(self) -> list[int]:
         """Arrays that only array instructions read are used where they lie, but for carries."""
@@ -167,14 +177,14 @@ class Loop:
 
     # --- its reverse sweep ------------------------------------------------------------------------
 
-    def _reverse(self, builder: Any, segments: list) -> np.ndarray:
+    def _reverse(self, builder: Any, segments: list, starts: np.ndarray) -> np.ndarray:
         """Reverse code, and the lists of where cotangents come from and go."""
         targets = builder.find_varied(segments)
         stream = Stream()
         lowering = ReverseLowering(builder.frame, stream, targets)
         self._adding(builder, targets)
         self._seeds(builder, targets, lowering)
-        builder.reverse_segments(segments, stream, lowering)
+        builder.reverse_segments(segments, stream, lowering, starts)
         self._gradients(builder, targets, stream)
         return stream.words()
 
@@ -208,7 +218,7 @@ class Loop:
         """Where an output's cotangent is put, and whether it is added to what is there."""
         place = builder.frame.place(view)
         if view.buffer == SCALAR:
-            targets.touched_scalars[place.offset] = 1
+            targets.add_mode(view, lowering.stream)
             return place.offset, 1
         untouched = view.buffer not in targets.touched_buffers
         size = self.body.buffers[view.buffer].size

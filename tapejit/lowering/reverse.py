@@ -26,7 +26,7 @@ class Targets:
         self.frame = frame
         self.varied = varied
         self.varied_buffers = varied_buffers
-        self.touched_scalars = np.zeros(max(frame.arena.size, 1), np.uint8)
+        self.touched_scalars = np.zeros(max(frame.n_addresses, 1), np.uint8)
         self.touched_buffers: set[int] = set()
         self.stream: Stream | None = None
 
@@ -84,7 +84,7 @@ class Targets:
         """The cotangent of a scalar result was passed on: clear it."""
         if view.buffer == SCALAR:
             assert self.stream is not None
-            self.stream.raw((ZERO, self.frame.scalar_base + view.offset, 1))
+            self.stream.raw((ZERO, self.frame.place(view).offset, 1))
 
 
 def covers(view: View, size: int) -> bool:

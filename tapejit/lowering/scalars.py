@@ -149,10 +149,33 @@ def emit_reverse(
     return at
 
 
+def relocate(words, counts, table):
+    """Put the places of a table for the virtual addresses in scalar code."""
+    at = 0
+    while at < len(words):
+        n = counts[words[at]]
+        for j in range(at + 1, at + 1 + n):
+            words[j] = table[words[j]]
+        at += 1 + n
+
+
+@functools.cache
+def operand_words() -> np.ndarray:
+    """How many addresses follow each op code, forward and reverse, in scalar code."""
+    arity, _, _ = tables()
+    counts = np.zeros(layout.N_OPS + len(layout.REVERSE_CODES), np.int32)
+    for op in range(layout.CALL):
+        counts[op] = arity[op] + (op < GUARD_TRUE)
+    for (op, _), code in layout.REVERSE_CODES.items():
+        counts[code] = 1 + arity[op]
+    return counts
+
+
 _I, _B = "int32[:,::1]", "uint8[::1]"
 _V, _M, _N = "int32[::1]", "int32[:,::1]", "int64"
 SIGNATURES = {
     "vary": f"void({_I},{_B},{_V},{_V},{_N},{_N},{_N},{_N})",
+    "relocate": f"void({_V},{_V},{_V})",
     "emit_forward": f"int64({_I},{_V},{_N},{_N},{_N},{_N},{_V},{_N},{_V})",
     "emit_reverse": f"int64({_I},{_V},{_V},{_M},{_N},{_N},{_N},{_N},{_B},{_B},{_V},{_N})",
 }

@@ -26,8 +26,8 @@ class _Forward(dict[str, Callable[..., None]]):
 
 FORWARD: dict[str, Callable[..., None]] = _Forward()
 LINEAR = {
-    "assemble", "concatenate", "copy", "cumsum", "gather", "scatter_add", "scatter_write", "sum",
-    "write",
+    "assemble", "concatenate", "copy", "cumsum", "gather", "named", "scatter_add", "scatter_write",
+    "sum", "write",
 }  # fmt: skip
 
 
@@ -64,6 +64,7 @@ def fill_value(arena: Arena, value: float, shape: tuple[int, ...]) -> Place:
     return Place(CONSTANTS, arena.constant_tile(value, 8), shape, (0,) * len(shape))
 
 
+@forward("named")
 @forward("copy")
 def _copy(arena: Arena, stream: Stream, operands: list[Place], out: Place, params: tuple) -> None:
     stream.copy(out, operands[0])
@@ -118,7 +119,8 @@ def _write(arena: Arena, stream: Stream, operands: list[Place], out: Place, para
     stream.copy(target, source)
 
 
-def _indexed(kernel: str, base: Place, index: Place, values: Place, stream: Stream) -> None:
+def indexed(kernel: str, base: Place, index: Place, values: Place, stream: Stream) -> None:
+    """A gather or scatter between a view and values, by flat indices."""
     if index.size:
         words = (index.size, base.space, base.offset, index.space, index.offset)
         stream.call(kernel, (*words, values.space, values.offset))
@@ -128,7 +130,7 @@ def _indexed(kernel: str, base: Place, index: Place, values: Place, stream: Stre
 def _gather(arena: Arena, stream: Stream, operands: list[Place], out: Place, params: tuple) -> None:
     base, index = operands
     index = contiguous(index, arena, stream)
-    _indexed("gather", contiguous(base, arena, stream), index, out, stream)
+    indexed("gather", contiguous(base, arena, stream), index, out, stream)
 
 
 @forward("scatter_add")
@@ -137,7 +139,7 @@ def _scatter_add(
 ) -> None:
     source, index = (contiguous(operand, arena, stream) for operand in operands)
     stream.copy(out, zero(arena, out.shape))
-    _indexed("scatter_add", out, index, source, stream)
+    indexed("scatter_add", out, index, source, stream)
 
 
 @forward("scatter_write")
@@ -146,8 +148,8 @@ def _scatter_write(
 ) -> None:
     source, index, target = operands
     index = contiguous(index, arena, stream)
-    _indexed("gather", target, index, out, stream)
-    _indexed("scatter", target, index, contiguous(source, arena, stream), stream)
+    indexed("gather", target, index, out, stream)
+    indexed("scatter", target, index, contiguous(source, arena, stream), stream)
 
 
 @forward("normalise_index")
@@ -273,6 +275,7 @@ def reverse(name: str) -> Callable:
     return register
 
 
+@reverse("named")
 @reverse("copy")
 def _copy_reverse(rev: Any, call: Any) -> None:
     rev.contribute(call.operands[0], rev.adjoint(call.result))
@@ -328,17 +331,17 @@ def _scatter_write_reverse(rev: Any, call: Any) -> None:
         if rev.targets.varies(source):
             last = _last_writers(rev, at, place)
             taken = whole(index.shape, rev.arena.reserve(index.size))
-            _indexed("gather", g, at, taken, rev.stream)
+            indexed("gather", g, at, taken, rev.stream)
             rev.stream.call("keep_last", _keep_last_words(taken, at, last))
             rev.contribute(source, taken)
         zeros = zero(rev.arena, index.shape)
         cleared = whole(index.shape, rev.arena.reserve(index.size))
         rev.stream.copy(cleared, zeros)
-        _indexed("scatter", g, at, cleared, rev.stream)
+        indexed("scatter", g, at, cleared, rev.stream)
         if rev.targets.touched(call.result):
             # An element's former value was saved once for each time it is written.
-            _indexed("scatter_add", g, at, rev.adjoint(call.result), rev.stream)
-    _indexed("scatter", place, at, save, rev.stream)
+            indexed("scatter_add", g, at, rev.adjoint(call.result), rev.stream)
+    indexed("scatter", place, at, save, rev.stream)
 
 
 def _last_writers(rev: Any, index: Place, target: Place) -> Place:
@@ -361,11 +364,11 @@ def _gather_reverse(rev: Any, call: Any) -> None:
     g = rev.adjoint(call.result)
     if rev.place(base).contiguous:
         rev.targets.add_mode(base, rev.stream)
-        _indexed("scatter_add", rev.adjoint(base), at, g, rev.stream)
+        indexed("scatter_add", rev.adjoint(base), at, g, rev.stream)
         return
     temporary = whole(base.shape, rev.arena.reserve(base.size))
     rev.stream.copy(temporary, zero(rev.arena, base.shape))
-    _indexed("scatter_add", temporary, at, g, rev.stream)
+    indexed("scatter_add", temporary, at, g, rev.stream)
     rev.contribute(base, temporary)
 
 
@@ -383,4 +386,13 @@ def _matmul_reverse(rev: Any, call: Any) -> None:
             emit_matmul(rev.stream, left, right, rev.adjoint(view), accumulate=mode == rev.ADD)
 
 
-__all__ = ["FORWARD", "LINEAR", "REVERSE", "Frame", "contiguous", "emit_matmul", "row_major"]
+__all__ = [
+    "FORWARD",
+    "LINEAR",
+    "REVERSE",
+    "Frame",
+    "contiguous",
+    "emit_matmul",
+    "indexed",
+    "row_major",
+]

@@ -246,6 +246,16 @@ _structural(
 )
 
 
+# A copy with a name (the parameter), for policies of what a reverse sweep keeps.
+_structural(
+    "named",
+    vjp=_vjp(lambda g, f, x, name: g),
+    jvp=_jvp(lambda t, f, x, name: t),
+    linear=True,
+    examples=lambda rng: [Example((rng.normal(size=(2, 3)),), ("name",), lambda x: np.copy(x))],
+)
+
+
 def _sum_vjp(g: Any, f: Any, x: Any, axes: tuple[int, ...]) -> Any:
     shape = _shape(x)
     kept = tuple(1 if i in axes else n for i, n in enumerate(shape))

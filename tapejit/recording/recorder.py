@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import TraceError, TracerLeakError
 from ..interpreters.layout import CALL
-from ..tape import ARRAY, SCALAR, Buffer, Call, Leaf, Tape, View, line_of, row_major
+from ..tape import ARRAY, SCALAR, Buffer, Call, Leaf, Region, Tape, View, line_of, row_major
 
 __all__ = ["Recorder", "activate", "active", "user_frame"]
 
@@ -178,6 +178,7 @@ class Recorder:
         self.codes: list[Any] = []
         self.offsets: list[int] = []
         self.calls: list[Call] = []
+        self.regions: list[Region] = []
         self.buffers: list[Buffer] = []
         self.n_scalars = 0
         self.n_elements = 0
@@ -218,6 +219,11 @@ class Recorder:
         self.codes.append(frame.f_code)
         self.offsets.append(frame.f_lasti)
         self.calls.append(Call(op, tuple(operands), result, params))
+
+    @property
+    def n_rows(self) -> int:
+        """Instructions so far."""
+        return len(self.code) // 5
 
     def scalar(self) -> int:
         """A new element of the scalar region."""
@@ -468,6 +474,7 @@ class Recorder:
             inputs=tuple(self.inputs),
             outputs=tuple(outputs),
             locations=(self.codes, self.offsets),
+            regions=tuple(self.regions),
             name=self.name,
         )
 
