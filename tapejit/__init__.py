@@ -39,6 +39,7 @@ from .higher import hvp as hvp
 from .higher import jacfwd as jacfwd
 from .higher import jacobian as jacobian
 from .higher import jacrev as jacrev
+from .planning import checkpoint_plan as checkpoint_plan
 from .remat import checkpoint as checkpoint
 from .remat import save_name as save_name
 from .tape import Tape as Tape

@@ -309,13 +309,7 @@ def test_marked_calls_share_their_room():
 
 def recomputed(function):
     """How many words of forward code the reverse sweep runs again."""
-    from tapejit.interpreters.layout import CALL
-    from tapejit.lowering.stream import kernel_table
-
-    code = program_of(function).code.reverse.tolist()
-    pattern = [CALL, 5, kernel_table().numbers["recompute"]]
-    found = [code[i + 3 : i + 5] for i in range(len(code) - 4) if code[i : i + 3] == pattern]
-    return sum(stop - start for start, stop in found)
+    return program_of(function).code.recomputed
 
 
 @pytest.mark.parametrize("save", ["matmuls", "hidden", ("other", "matmuls")])

@@ -27,10 +27,10 @@ class Plan:
     layout
         Its numbers for this loop: steps, steps a block, snapshots in memory and on disk.
     steps
-        Number of steps of the loop.
+        Number of steps of the loop; ``None`` if it is known only when the loop has ended.
     evaluations
-        How many steps the forward and reverse sweeps run forward together; ``steps`` of them
-        store.
+        How many steps the forward and reverse sweeps run forward together, ``steps`` of them
+        to store; ``None`` if the number of steps is not known.
     snapshot_bytes
         All snapshots in memory.
     stored_bytes
@@ -39,20 +39,25 @@ class Plan:
         Everything else: the schedule's own state, and what was given as fixed.
     disk_bytes
         All snapshots in the file.
+    costs
+        What a snapshot, a stored step, and everything else take.
     """
 
     schedule: Schedule
     layout: Layout
-    steps: int
-    evaluations: int
+    steps: int | None
+    evaluations: int | None
     snapshot_bytes: int
     stored_bytes: int
     fixed_bytes: int
     disk_bytes: int
+    costs: Costs
 
     @property
     def recompute_factor(self) -> float:
-        """Forward evaluations a step: 1 if everything is stored."""
+        """Forward evaluations a step: 1 if everything is stored; NaN if they are not known."""
+        if self.evaluations is None:
+            return float("nan")
         return self.evaluations / self.steps if self.steps else 1.0
 
     @property
@@ -62,13 +67,16 @@ class Plan:
 
     def __str__(self) -> str:
         layout = self.layout
-        stored = min(layout.every, self.steps)
+        steps, evaluated = "known when the loop has ended", "depends on the number of steps"
+        if self.evaluations is not None:
+            steps = f"{self.steps}"
+            evaluated = f"{self.evaluations} steps, {self.recompute_factor:.4g} x forward"
         rows = [
             ("schedule", f"{self.schedule}"),
-            ("steps", f"{self.steps}"),
-            ("evaluated", f"{self.evaluations} steps, {self.recompute_factor:.4g} x forward"),
+            ("steps", steps),
+            ("evaluated", evaluated),
             ("snapshots", f"{layout.memory}, {format_bytes(self.snapshot_bytes)}"),
-            ("stored", f"{stored} steps at a time, {format_bytes(self.stored_bytes)}"),
+            ("stored", f"{layout.every} steps at a time, {format_bytes(self.stored_bytes)}"),
             ("other", format_bytes(self.fixed_bytes)),
             ("memory", f"{format_bytes(self.memory_bytes)} together"),
         ]
@@ -77,8 +85,8 @@ class Plan:
         return "\n".join(f"{name:<10} {text}" for name, text in rows)
 
 
-def plan(schedule: Schedule, steps: int, costs: Costs) -> Plan:
-    """The plan of a schedule for a loop.
+def plan(schedule: Schedule, steps: int | None, costs: Costs) -> Plan:
+    """The plan of a schedule for a loop (``steps`` None: of unknown length).
 
     Raises
     ------
@@ -86,16 +94,16 @@ def plan(schedule: Schedule, steps: int, costs: Costs) -> Plan:
         If the schedule can't be carried out.
     """
     layout = schedule.layout(steps, costs)
-    snapshot, stored = layout.memory * costs.snapshot, min(layout.every, steps) * costs.step
     return Plan(
         schedule,
         layout,
         steps,
-        evaluations(layout, steps),
-        snapshot,
-        stored,
+        None if steps is None else evaluations(layout, steps),
+        layout.memory * costs.snapshot,
+        layout.every * costs.step,
         bytes_of(0, layout.slots, costs._replace(snapshot=0)),
         layout.disk * costs.snapshot,
+        costs,
     )
 
 

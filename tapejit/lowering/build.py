@@ -67,9 +67,14 @@ class Code:
     scalar_base: int
     array_base: int
     rewrites: bool  # the reverse sweep spoils values: run forward again before the next
-    resumable: bool  # a sweep of another path can go on from a guard with these values
+    recomputed: int | None  # forward words that the reverse sweep runs again; None: no regions
     adjoint_size: int  # the part of the arena that has adjoints (and tangents)
     loops: list[Any]  # LoopCode: staged loops and branches, by number
+
+    @property
+    def resumable(self) -> bool:
+        """Whether a sweep of another path can go on from a guard with these values."""
+        return self.recomputed is None
 
 
 def _tile_from() -> int:
@@ -606,7 +611,8 @@ def code_of(
         (offsets, np.array(list(arena.scalar_constants.values()))), np.concatenate(constants),
         arena.large_constants, builder.parameters(), list(values), list(gradients),
         list(tangents_in), list(tangents_out), list(seeds), starts[: len(tape)],
-        frame.scalar_base, frame.array_base, rewrites, builder.tree is None, adjoint_size, loops,
+        frame.scalar_base, frame.array_base, rewrites,
+        builder.tree.recomputed if builder.tree else None, adjoint_size, loops,
     )  # fmt: skip
 
 

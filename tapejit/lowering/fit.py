@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import functools
+import itertools
+from dataclasses import replace
 
 from ..checkpointing.limits import format_bytes, parse_bytes
-from ..checkpointing.strategies import Memory, Schedule, StoreAll
+from ..checkpointing.strategies import Memory, Online, Revolve, Schedule, StoreAll
 from ..errors import ScheduleError
 from ..interpreters import layout, loop_kernels
 from ..interpreters.entry import RECORD_WORDS
-from ..tape import Tape
+from ..tape import Call, Tape
 from .build import Code, build, rows_of_chains
 from .cuts import Stretches, marked_regions
 
-__all__ = ["lower", "workspace_bytes"]
+__all__ = ["inner_bytes", "lower", "workspace_bytes"]
 
 
 def lower(
@@ -33,13 +35,19 @@ def lower(
         return build(tape, wrt, mode, scalar_seed, marked_regions(tape, whole))
     stretches = Stretches(tape, whole)
 
+    if not isinstance(schedule, Memory):
+        return build(tape, wrt, mode, scalar_seed, stretches.regions(schedule))
+    limit = parse_bytes(schedule.limit)
+    if any(map(_is_free, tape.calls)):
+        code = build(tape, wrt, mode, scalar_seed)
+        if workspace_bytes(code) > limit:
+            shared = _shares(tape, limit, code)
+            tape = _with_loops(tape, shared if shared is not None else [Revolve(1)])
+
     @functools.cache
     def lowered(schedule: Schedule) -> Code:
         return build(tape, wrt, mode, scalar_seed, stretches.regions(schedule))
 
-    if not isinstance(schedule, Memory):
-        return lowered(schedule)
-    limit = parse_bytes(schedule.limit)
     candidates = stretches.candidates()
     smallest = sorted(candidates, key=lambda pair: pair[0])[:3]
     # What a schedule takes is known when its code is written: try what may fit, fastest first.
@@ -54,14 +62,58 @@ def lower(
     )
 
 
+def _is_free(call: Call) -> bool:
+    """Whether a call is a loop without a schedule of its own."""
+    return call.op == "loop" and call.params[0].checkpoint is None and not call.params[0].is_branch
+
+
+def _shares(tape: Tape, limit: int, code: Code) -> list[Schedule] | None:
+    """What a limit leaves for each loop, in proportion; None where that is too little."""
+    numbers, at = [], 0
+    for call in tape.calls:
+        if _is_free(call):
+            numbers.append(at)
+        if call.op in ("loop", "loop_vjp"):  # loops are numbered in the order of the calls
+            at += len(call.params[0].bodies)
+    plans = [code.loops[number].plan for number in numbers]
+    taken = [plan.memory_bytes if plan else 0 for plan in plans]
+    left = limit - (workspace_bytes(code) - sum(taken))
+    shares: list[Schedule] = [Memory(max(left * own // max(sum(taken), 1), 0)) for own in taken]
+    try:
+        for share, plan in zip(shares, plans, strict=True):
+            if plan is not None:
+                share.layout(plan.steps, plan.costs)
+    except ScheduleError:
+        return None
+    return shares
+
+
+def _for(call: Call, schedule: Schedule) -> Schedule:
+    """A schedule for a loop of known or unknown length."""
+    unknown = call.params[0].dynamic and isinstance(schedule, Revolve)
+    return Online(schedule.snapshots) if unknown else schedule
+
+
+def _with_loops(tape: Tape, schedules: list[Schedule]) -> Tape:
+    """The tape whose loops have these schedules (or all the only one)."""
+    calls, given = [], itertools.cycle(schedules)
+    for call in tape.calls:
+        if _is_free(call):
+            call = call._replace(
+                params=(replace(call.params[0], checkpoint=_for(call, next(given))),)
+            )
+        calls.append(call)
+    return replace(tape, calls=tuple(calls))
+
+
 def workspace_bytes(code: Code) -> int:
     """Bytes of the arrays of one workspace of a gradient program."""
     tables = 8 * RECORD_WORDS * len(code.parameters)
-    return 8 * code.arena_size + tables + _inside(code)
+    return 8 * code.arena_size + tables + inner_bytes(code)
 
 
-def _inside(code: Code) -> int:
+def inner_bytes(code: Code) -> int:
     """Bytes of what a program has besides its values, with the programs of its loops."""
     words = code.adjoint_size + code.scratch_size + layout.TILE + layout.CONTEXT_WORDS
-    children = (8 * loop_kernels.RECORD + _inside(loop.child) for loop in code.loops)
+    children = (8 * loop_kernels.RECORD + inner_bytes(loop.child) for loop in code.loops)
     return 8 * words + sum(children)

@@ -13,6 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from ..checkpointing import Online, Plan, StoreAll
+from ..checkpointing.limits import Costs
+from ..checkpointing.plan import plan as make_plan
 from ..errors import ScheduleError, TraceError
 from ..interpreters import layout
 from ..interpreters import loop_kernels as words
@@ -39,6 +42,7 @@ class LoopCode:
     child: Any  # build.Code
     table: np.ndarray
     directory: str | None = None  # of the file with snapshots
+    plan: Plan | None = None  # what its schedule costs; None without a reverse sweep
 
     @property
     def disk(self) -> int:
@@ -93,6 +97,7 @@ class Loop:
     gradient_size: int = 0
     lists: list[list[int]] = field(default_factory=list)
     directory: str | None = None
+    plan: Plan | None = None
 
     # --- the child --------------------------------------------------------------------------------
 
@@ -101,7 +106,7 @@ class Loop:
         self.lists = [[] for _ in range(words.N_LISTS)]
         child = self._lower()
         table = self._table(child, arena)
-        return LoopCode(child, table, self.directory)
+        return LoopCode(child, table, self.directory, self.plan)
 
     def _lower(self) -> Any:
         from .build import _Builder, code_of
@@ -308,17 +313,19 @@ class Loop:
 
     def _layout(self, child: Any) -> Any:
         """The schedule's numbers for this loop."""
-        from ..checkpointing import Online, StoreAll
-        from ..checkpointing.limits import Costs
+        from .fit import inner_bytes
 
         step = 8 * child.arena_size
-        costs = Costs(8 * self.carried, step, 8 * child.adjoint_size)
+        # The working carry, and what rounding up to cache lines takes.
+        rest = 8 * padded(self.carried) + 3 * 64
+        costs = Costs(8 * self.carried, step, rest + inner_bytes(child))
         schedule = self.checkpoint
         if schedule is None and self.dynamic:
             schedule = Online(_SNAPSHOTS, min(max(_BLOCK // step, 1), _LONGEST_BLOCK))
         elif schedule is None:
             schedule = StoreAll()
-        return schedule.layout(None if self.dynamic else self.steps, costs)
+        self.plan = make_plan(schedule, None if self.dynamic else self.steps, costs)
+        return self.plan.layout
 
     def _merge(self) -> None:
         """Fewer, longer copies where neighbours lie side by side."""

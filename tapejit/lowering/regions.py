@@ -63,6 +63,7 @@ class Tree:
             zip(self.parent[1:], range(1, len(self.parent)), strict=True)
         )
         self._last_children = set(children.values())
+        self.recomputed = 0  # words of forward code that reverse code runs again
         self._at = 0  # the node whose rows are being reversed
 
     def _add(self, regions: list[Region], parent: int) -> None:
@@ -310,6 +311,7 @@ def recompute(frame: Frame, tree: Tree, node: int, starts: np.ndarray, stream: S
             start, stop = int(starts[row]), int(starts[kept])
             if start < stop:
                 stream.call("recompute", (start, stop))
+                tree.recomputed += stop - start
         row = max(row, kept + 1)
 
 
