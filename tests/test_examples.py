@@ -36,7 +36,7 @@ def example(capsys: pytest.CaptureFixture[str]) -> Any:
 
 def test_every_example_is_tested() -> None:
     names = {path.stem for path in EXAMPLES.glob("*.py")}
-    here = {"logistic_regression", "lotka_volterra", "neural_network", "neural_ode", "rosenbrock"}
+    here = {"logistic_regression", "lotka_volterra", "neural_network", "neural_ode", "rosenbrock"} | {"burgers"}
     assert names == here | {"first_lecture"}  # which test_lecture.py runs
 
 
@@ -70,3 +70,14 @@ def test_rosenbrock(example: Any) -> None:
     errors = {row[0]: float(row[-1]) for row in rows if row[1:2] == ["tapejit"]}
     assert set(errors) == {"BFGS", "L-BFGS-B", "Newton-CG", "trust-ncg", "trust-krylov"}
     assert max(errors.values()) < 1e-4
+
+
+def test_burgers(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    load("burgers").main(tmp_path / "burgers.png", steps=3000, iterations=30, compared=400)
+    printed = capsys.readouterr().out
+    distances = dict(re.findall(r"^(\w+) field, .*: ([\d.]+)%", printed, re.MULTILINE))
+    assert float(distances["recovered"]) < 6.0 < float(distances["observed"])
+    rows = re.findall(r"^(\w+) +([\d.]+) MB", printed, re.MULTILINE)
+    sizes = {kind: [float(size) for k, size in rows if k == kind] for kind, _ in rows}
+    assert max(max(sizes[kind]) for kind in sizes if kind != "StoreAll") <= sizes["StoreAll"][0]
+    assert (tmp_path / "burgers.png").stat().st_size > 10_000
