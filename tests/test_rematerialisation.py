@@ -73,7 +73,15 @@ def vectors(x):
     return np.sum(y * x)
 
 
+def layers_alone(x):
+    """Elementwise operations on one shape, which would all be one chain."""
+    for _ in range(200):
+        x = np.tanh(x) * np.exp(-x * x) + 0.1 * x
+    return np.sum(x)
+
+
 FUNCTIONS = {
+    layers_alone: ((RNG.normal(size=700),), 1),
     scalars: ((np.array([1.0, 0.5, 0.9, 0.4]),), 8),
     network: ((RNG.normal(size=(30, 8, 8)) * 0.2, RNG.normal(size=(64, 8))), 1),
     writes: ((RNG.normal(size=9),), 2),

@@ -77,6 +77,10 @@ class Code:
         return self.recomputed is None
 
 
+#: A longer chain would gain nothing, and could not be cut for a checkpointing schedule.
+_LONGEST_CHAIN = 48
+
+
 def _tile_from() -> int:
     """Elementwise operations on more elements than this run in tiles; a register holds one."""
     return min(settings.tile_from, layout.TILE)
@@ -144,7 +148,7 @@ class _Builder:
     def _joins(self, segment: _Segment, call: Call) -> bool:
         """Whether a call extends the chain that ends with ``segment``."""
         calls = segment.calls
-        if not calls or calls[0].op not in OPS:
+        if not calls or calls[0].op not in OPS or len(calls) >= _LONGEST_CHAIN:
             return False
         shape = calls[0].result.shape
         if calls[0].result.size <= _tile_from():

@@ -129,6 +129,9 @@ def _cut(before: np.ndarray, width: np.ndarray, first: int, last: int, most: int
     """Rows to cut at: ``before`` counts what is made before each row of [first, last)."""
     stretches = max(min(most, last - first), 1)
     width = width[first : last + 1]
+    free = 1 + np.flatnonzero(width[1:-1] < NEVER)
+    if len(free) < stretches:
+        return [first, *(first + free).tolist(), last]
     step = before[-1] / stretches
     cuts = [0]
     for k in range(1, stretches):
