@@ -943,6 +943,8 @@ def _stopped(leaf: Any) -> Any:
     from .ops.table import OPS
     from .recording.tracer import apply
 
+    if isinstance(leaf, Tensor):
+        return leaf.detach()
     return apply(OPS["stop_gradient"], leaf) if is_traced(leaf) else leaf
 
 

@@ -25,7 +25,7 @@ from .interpreters.entry import BIND, OBJECT, RUN_FORWARD, RUN_TANGENT
 from .paths import Path, PathTrie
 from .program import Program, Workspace, program_for
 from .recording.record import Constant, Recording, record_function
-from .recording.tracer import is_traced
+from .recording.tracer import Tracer, is_traced
 from .tape import Tape
 
 __all__ = ["Compiled", "Function", "Variant", "describe"]
@@ -77,6 +77,12 @@ def normalise(value: Any, name: str, differentiated: bool) -> Any:
     """A leaf of the arguments as float64, int64 or bool; a clear error for anything else."""
     if type(value) is float or type(value) is np.float64:
         return value
+    if isinstance(value, Tracer) and value.rec.level < 0 and is_traced(value):
+        raise TraceError(
+            f"`{name}`: an argument is a tensor that requires a gradient, and what is computed "
+            "here is not part of its graph; pass x.detach(), or write the function and its loops "
+            "in Python and call it on tensors directly"
+        )
     if isinstance(value, np.ma.MaskedArray):
         raise TraceError(
             f"`{name}`: an argument is a masked array (shape {value.shape}); pass its data and its "

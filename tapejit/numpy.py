@@ -21,6 +21,7 @@ from .recording.recorder import active as _active
 from .recording.shapes import as_tracer as _as_tracer
 from .recording.shapes import filled as _filled
 from .recording.shapes import unsupported as _unsupported
+from .recording.tracer import entrance as _entrance
 from .recording.tracer import is_traced as _is_traced
 from .recording.tracer import recorder_of as _recorder_of
 
@@ -32,6 +33,9 @@ def _dispatched(ours: Callable, theirs: Callable) -> Callable:
 
     @functools.wraps(theirs)
     def function(*args: Any, **kwargs: Any) -> Any:
+        enter = _entrance(args)
+        if enter is not None:
+            return enter(ours, theirs, args, kwargs)
         if _is_traced(args) or _is_traced(list(kwargs.values())):
             return ours(*args, **kwargs)
         return theirs(*args, **kwargs)

@@ -14,7 +14,7 @@ from ..errors import RuleError
 from ..recording.record import record_function
 from ..recording.recorder import Recorder, innermost, where_am_i
 from ..recording.splice import splice
-from ..recording.tracer import Tracer, is_traced, lift, recorder_of, value_of
+from ..recording.tracer import Tracer, entrance, is_traced, lift, recorder_of, value_of
 from ..tape import size_of
 from .rules import Backward, Forward, Rules, apply_rule, packed, unpacked
 from .structure import SHOWN, Arguments, Result, summary, zeros_like
@@ -44,6 +44,12 @@ class _Custom:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         args = self._positional(args, kwargs)
+        enter = entrance(args)
+        if enter is not None:
+            return enter(self._call, self.function, args, {})
+        return self._call(*args)
+
+    def _call(self, *args: Any) -> Any:
         leaves, _ = pytrees.flatten(args)
         traced = [leaf for leaf in leaves if is_traced(leaf)]
         if not traced:

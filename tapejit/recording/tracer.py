@@ -23,7 +23,12 @@ from ..ops.table import OPS, Elementwise
 from ..tape import ARRAY, SCALAR, View, row_major
 from .recorder import Recorder, where_am_i
 
-__all__ = ["ArrayTracer", "Cell", "ScalarTracer", "Tracer", "apply", "is_traced", "value_of"]
+__all__ = [
+    "ArrayTracer", "Cell", "ScalarTracer", "Tracer", "apply", "entrance", "is_traced", "value_of",
+]  # fmt: skip
+
+#: Level of what stands for the recording of values that nothing is recorded of.
+NO_LEVEL = -3
 
 _float64 = np.float64
 _get_ident = threading.get_ident
@@ -39,9 +44,14 @@ def _protocol() -> Any:
 
 
 class Tracer:
-    """A traced value."""
+    """A traced value.
+
+    ``enter(ours, theirs, args, kwargs)``, of classes that have it, is how a function of such values
+    is called from outside of a recording: ``ours`` records, ``theirs`` computes.
+    """
 
     __slots__ = ("rec", "value")
+    enter: Callable[..., Any] | None = None
     __array_priority__ = 1000.0
     __hash__ = None  # type: ignore[assignment]
 
@@ -436,6 +446,19 @@ def _within(value: np.ndarray, cell: Cell) -> bool:
 # --- classification -------------------------------------------------------------------------------
 
 
+def entrance(values: Any) -> Callable[..., Any] | None:
+    """The ``enter`` of the first of these values that has one (see :class:`Tracer`)."""
+    for value in values:
+        if isinstance(value, Tracer):
+            if value.enter is not None:
+                return value.enter
+        elif type(value) in (list, tuple):
+            found = entrance(value)
+            if found is not None:
+                return found
+    return None
+
+
 def is_traced(value: Any) -> bool:
     """Whether a value is, or holds (object arrays, lists, tuples), a tracer."""
     return _recorder_of(value) is not None
@@ -443,7 +466,8 @@ def is_traced(value: Any) -> bool:
 
 def _recorder_of(value: Any) -> Recorder | None:
     if isinstance(value, Tracer):
-        return value.rec
+        rec = value.rec
+        return rec if rec.level != NO_LEVEL else None
     parts: Any = ()
     if type(value) in (list, tuple):
         parts = value

@@ -12,7 +12,7 @@ from ..ops.table import OPS
 from ..recording.reductions import logsumexp as _logsumexp
 from ..recording.reductions import sum as _sum
 from ..recording.shapes import operands
-from ..recording.tracer import apply, is_traced
+from ..recording.tracer import apply, entrance, is_traced
 
 __all__ = [
     "entr", "erf", "erfc", "expit", "kl_div", "log1p", "log_expit", "log_ndtr", "log_softmax",
@@ -30,6 +30,9 @@ def _dispatched(rule: Callable) -> Callable:
     """The rule for traced values, SciPy's function for constants."""
 
     def function(*args: Any, **kwargs: Any) -> Any:
+        enter = entrance(args)
+        if enter is not None:
+            return enter(rule, _scipy(rule.__name__), args, kwargs)
         if is_traced(args) or is_traced(list(kwargs.values())):
             return rule(*args, **kwargs)
         return _scipy(rule.__name__)(*args, **kwargs)
@@ -59,6 +62,9 @@ def expit(x: Any) -> Any:
 
 def softplus(x: Any) -> Any:
     """log(1 + exp(x)), without overflow."""
+    enter = entrance((x,))
+    if enter is not None:
+        return enter(lambda x: apply(OPS["softplus"], x), softplus, (x,), {})
     return apply(OPS["softplus"], x) if is_traced(x) else np.logaddexp(0.0, x)
 
 

@@ -11,18 +11,44 @@ import numpy as np
 from ..errors import TraceError
 from ..recording.recorder import where_am_i
 from ..recording.tracer import Cell, current_element
-from ..tape import Tape, View
-from .enter import Tensor, check_synced, new_scalar, new_view
+from ..tape import ARRAY, Tape
+from .enter import Tensor, new_view
 from .extract import extract
+from .hooks import apply_hooks, stages
 from .pieces import NOWHERE, Piece
 from .plans import LONG, Plan, keep_quick, pieces_of, plan_for, quick_plan
+from .sweeps import check_freed, finish, freed, fresh, located
 from .values import check_sources
 
 __all__ = ["autograd_grad", "backward"]
 
 
-def backward(tensor: Any, gradient: Any, retain_graph: bool) -> None:
-    """See :meth:`tapejit.Tensor.backward`."""
+def backward(tensor: Any, gradient: Any = None, retain_graph: bool = False) -> None:
+    """Add the gradient with respect to each leaf that requires one to its ``grad``.
+
+    Parameters
+    ----------
+    gradient
+        The cotangent of this tensor, of its shape; of a 0-d (or one-element) tensor it is one.
+    retain_graph
+        Keep the graph for another ``backward``.
+
+    Raises
+    ------
+    TraceError
+        Without a graph; through a graph that was freed; for a tensor of several elements
+        without ``gradient``; where a value that is needed was changed in place.
+    ValueError
+        Where ``gradient`` has another shape.
+
+    Examples
+    --------
+    >>> import tapejit as tj
+    >>> x = tj.tensor([1.0, 2.0], requires_grad=True)
+    >>> (x * x).sum().backward()
+    >>> x.grad
+    tensor([2., 4.])
+    """
     if gradient is None and type(tensor.rec) is Piece and _quickly(tensor, retain_graph):
         return
     seed = _seed(tensor, gradient, "backward")
@@ -39,10 +65,12 @@ def _quickly(tensor: Any, retain_graph: bool) -> bool:
     piece = tensor.rec
     if (
         piece.reads or piece.hooks or piece.freed or piece.spent or piece.shared
-        or tensor.ndim or piece.thread != get_ident()
+        or tensor.ndim or piece.home.thread != get_ident()
     ):  # fmt: skip
         return False
-    element = current_element(tensor)
+    element = tensor.element
+    if element >= ARRAY:
+        element = current_element(tensor)
     short = len(piece.code) <= LONG
     plan = quick_plan(piece, element) if short else None
     if plan is None:
@@ -100,29 +128,12 @@ def _check_graph(tensor: Any) -> None:
         )
 
 
-def _located(tensor: Any) -> tuple[Piece, View]:
-    """Piece and place of an output."""
-    if tensor.ndim:
-        check_synced(tensor)
-    tensor.rec.check_use()
-    if tensor.rec.spent:
-        raise TraceError(_freed())
-    return tensor.rec, tensor.view
-
-
-def _freed() -> str:
-    return (
-        f"{where_am_i()}: this graph was freed by an earlier backward; pass retain_graph=True to "
-        "that one, or compute the tensor again"
-    )
-
-
 def graph_tape(tensor: Any) -> Tape:
     """See :meth:`tapejit.Tensor.tape`."""
     _check_graph(tensor)
     if tensor.is_root:
         raise TraceError(f"{where_am_i()}: a leaf has no tape; call tape() on a result")
-    piece, view = _located(tensor)
+    piece, view = located(tensor)
     pieces = pieces_of([piece])
     return extract(pieces, [(pieces.index(piece), view)], ()).tape
 
@@ -131,19 +142,17 @@ def cotangents(
     outputs: Sequence[Any], seeds: Sequence[Any], taps: Sequence[Any], retain_graph: bool
 ) -> tuple[list[tuple[Any, Any]], list[Any]]:
     """Cotangents of the leaves, as (leaf, cotangent) pairs, and of the results ``taps``."""
-    from .hooks import stages
-
-    located = [_located(tensor) for tensor in outputs]
-    pieces = pieces_of([piece for piece, _ in located])
+    found = [located(tensor) for tensor in outputs]
+    pieces = pieces_of([piece for piece, _ in found])
     index = {piece.number: i for i, piece in enumerate(pieces)}
     for piece in pieces:
         if piece.spent:
-            raise TraceError(_freed())
+            raise TraceError(freed())
     if taps or any(piece.hooks for piece in pieces):
         return stages(outputs, seeds, taps, retain_graph)
-    places = [(index[piece.number], view) for piece, view in located]
+    places = [(index[piece.number], view) for piece, view in found]
     single = len(outputs) == 1 and seeds[0] is None
-    plan = plan_for(pieces, places, (), scalar_seed=single and located[0][1].shape == ())
+    plan = plan_for(pieces, places, (), scalar_seed=single and found[0][1].shape == ())
     return sweep(plan, pieces, (), outputs, seeds, retain_graph)[0], []
 
 
@@ -171,47 +180,17 @@ def sweep(
     return leaves, at_cuts
 
 
-def check_freed(plan: Plan, pieces: Sequence[Piece]) -> None:
-    """Raise where a part of the graph was freed before."""
-    for piece, rows in zip(pieces, plan.rows, strict=True):
-        for freed in piece.freed:
-            n = min(len(freed), len(rows))
-            if (freed[:n] & rows[:n]).any():
-                raise TraceError(_freed())
-
-
-def finish(plan: Plan, pieces: Sequence[Piece], retain_graph: bool) -> None:
-    """After a sweep: later operations go to new pieces; free the graph."""
-    for piece in pieces:
-        piece.limit = 0
-    if retain_graph:
-        return
-    for piece, rows, all_of_it in zip(pieces, plan.rows, plan.covers, strict=True):
-        if all_of_it and len(rows):
-            piece.release()
-        else:
-            piece.freed = [*piece.freed, rows]
-
-
 def accumulate(leaf: Any, g: Any) -> None:
     """Add to a leaf's gradient, after its hooks."""
     if leaf.hooks:
-        from .hooks import apply_hooks
-
         g = apply_hooks(leaf, g)
     known = leaf._grad
     if known is None:
-        leaf._grad = _fresh(g)
+        leaf._grad = fresh(g)
     elif leaf.ndim:
         known.value += g
     else:
         known.value = known.value + g
-
-
-def _fresh(g: Any) -> Any:
-    if isinstance(g, np.ndarray) and g.ndim:
-        return new_view(g, Cell(-1, g, False, NOWHERE))
-    return new_scalar(np.float64(g))
 
 
 def autograd_grad(
@@ -271,13 +250,10 @@ def autograd_grad(
                 "with requires_grad=True before the outputs are computed"
             )
     retain = create_graph if retain_graph is None else retain_graph
+    seeds = [_seed(y, g, "autograd_grad") for y, g in zip(outputs, given, strict=True)]
     if create_graph:
-        from .derived import derived
-
-        results = derived(outputs, given, inputs, retain)
-    else:
-        seeds = [_seed(y, g, "autograd_grad") for y, g in zip(outputs, given, strict=True)]
-        results = _plain_grad(outputs, seeds, inputs, retain)
+        seeds = [g if isinstance(g, Tensor) else s for g, s in zip(given, seeds, strict=True)]
+    results = _gradients(outputs, seeds, inputs, retain, create_graph)
     if not allow_unused and any(g is None for g in results):
         raise TraceError(
             f"{where_am_i()}: an input of autograd_grad was not used to compute the outputs (a "
@@ -290,7 +266,9 @@ def _sequence(value: Any) -> list:
     return list(value) if isinstance(value, (tuple, list)) else [value]
 
 
-def _plain_grad(outputs: list[Any], seeds: list[Any], inputs: list[Any], retain: bool) -> list[Any]:
+def _gradients(
+    outputs: list[Any], seeds: list[Any], inputs: list[Any], retain: bool, create_graph: bool
+) -> list[Any]:
     taps = [tensor for tensor in inputs if not tensor.is_root]
     totals: dict[int, Any] = {}
     roots = [(y, s) for y, s in zip(outputs, seeds, strict=True) if y.is_root]
@@ -299,7 +277,10 @@ def _plain_grad(outputs: list[Any], seeds: list[Any], inputs: list[Any], retain:
     at_taps: list[Any] = []
     if rest:
         ys, ss = zip(*rest, strict=True)
-        leaves, at_taps = cotangents(ys, ss, taps, retain)
+        if create_graph:
+            leaves, at_taps = stages(ys, ss, taps, retain, create_graph=True)
+        else:
+            leaves, at_taps = cotangents(ys, ss, taps, retain)
         pairs += leaves
     for leaf, g in pairs:
         known = totals.get(id(leaf))
@@ -307,4 +288,4 @@ def _plain_grad(outputs: list[Any], seeds: list[Any], inputs: list[Any], retain:
     for tensor, g in zip(taps, at_taps, strict=False):
         totals[id(tensor)] = g
     results = [totals.get(id(tensor)) for tensor in inputs]
-    return [None if g is None else _fresh(g) for g in results]
+    return [g if g is None or isinstance(g, Tensor) else fresh(g) for g in results]

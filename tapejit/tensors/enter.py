@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import TraceError
 from ..recording.recorder import where_am_i
 from ..recording.tracer import ArrayTracer, Cell, ScalarTracer, Tracer
-from .grad_mode import state
+from .grad_mode import local
 from .memory import changed
 from .pieces import NOWHERE, Piece, piece_for
 
@@ -98,37 +98,40 @@ def enter(
     found = tensors_in(args, [])
     if kwargs:
         tensors_in(kwargs.values(), found)
-    if state.inside is not None:
-        return _inside(state.inside, ours, args, kwargs)
-    if not state.enabled or not requires_grad(found):
+    if local.state.inside is not None:
+        return _inside(local.state.inside, ours, args, kwargs)
+    if not local.state.enabled or not requires_grad(found):
         return plain(theirs, args, kwargs, found)
-    piece = piece_for(state, found)
+    piece = piece_for(local.state, found)
     mirrors: list[tuple[Tensor, Tensor, int]] = []
 
-    def local(tensor: Tensor) -> Any:
+    def localised(tensor: Tensor) -> Any:
         return _local(piece, tensor, mirrors)
 
-    args = tuple([_mapped(arg, local) for arg in args])
-    kwargs = {name: _mapped(value, local) for name, value in kwargs.items()}
-    state.inside = piece
+    args = tuple([_mapped(arg, localised) for arg in args])
+    kwargs = {name: _mapped(value, localised) for name, value in kwargs.items()}
+    local.state.inside = piece
     try:
         result = ours(*args, **kwargs)
     finally:
-        state.inside = None
+        local.state.inside = None
     for tensor, mirror, buffer in mirrors:
         if mirror.cell.buffer != buffer:
             adopt(tensor, mirror.cell, piece)
     return finished(result, mirrors)
 
 
+Tensor.enter = staticmethod(enter)
+
+
 def _inside(piece: Piece, ours: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
     """A step of a function that is being recorded: it stays in its piece."""
 
-    def local(tensor: Tensor) -> Any:
+    def localised(tensor: Tensor) -> Any:
         return tensor if tensor.rec is piece else piece.local(tensor)
 
-    args = tuple([_mapped(arg, local) for arg in args])
-    return ours(*args, **{name: _mapped(value, local) for name, value in kwargs.items()})
+    args = tuple([_mapped(arg, localised) for arg in args])
+    return ours(*args, **{name: _mapped(value, localised) for name, value in kwargs.items()})
 
 
 def _local(piece: Piece, tensor: Tensor, mirrors: list) -> Any:
@@ -260,13 +263,13 @@ def check_in_place(tensor: Any, operation: str) -> None:
                 f"{where_am_i()}: {operation} on a 0-d result, which is immutable as NumPy's "
                 "numbers are; assign it: x = x + 1"
             )
-    elif tensor.rec.level == -1 and not state.enabled:
+    elif tensor.rec.level == -1 and not local.state.enabled:
         raise TraceError(
             f"{where_am_i()}: {operation} inside of no_grad on a tensor with a graph: the graph "
             "would no longer describe its values; change x.detach().clone(), or record the change"
         )
     is_view = tensor.ndim > 0 and not tensor.value.flags.writeable
-    if is_view or (state.enabled and tensor.is_root):
+    if is_view or (local.state.enabled and tensor.is_root):
         what = "a (read-only) view of a leaf" if is_view else "a leaf"
         raise TraceError(
             f"{where_am_i()}: {operation} in place on {what} that requires a gradient; do it "

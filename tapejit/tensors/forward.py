@@ -15,12 +15,12 @@ import numpy as np
 from .. import pytrees
 from ..errors import TraceError
 from ..recording.recorder import where_am_i
-from .backward import _fresh, _located, check_freed
 from .enter import Tensor
 from .grad_mode import enable_grad
 from .hooks import result_place
 from .pieces import Piece
 from .plans import pieces_of, plan_for
+from .sweeps import check_freed, fresh, located
 from .tensor import tensor
 from .values import check_sources
 
@@ -119,10 +119,10 @@ def unpack_dual(result: Any) -> Dual:
         return Dual(result, None)
     for dual, tangent in duals:
         if dual is result:
-            return Dual(result, _fresh(np.array(tangent)))
+            return Dual(result, fresh(np.array(tangent)))
     if result.is_root:
         return Dual(result, None)
-    piece, view = _located(result)
+    piece, view = located(result)
     pieces = pieces_of([piece])
     return Dual(result, _tangent(pieces, (pieces.index(piece), view), duals))
 
@@ -152,7 +152,7 @@ def _tangent(pieces: list[Piece], output: tuple, duals: list[tuple[Any, np.ndarr
     for position in plan.wrt:
         i, k = plan.extract.inputs[position]
         moving.append(roots[id(pieces[i].sources[k].leaf)] if i >= 0 else at_cuts[k])
-    return _fresh(plan.tangents(pieces, values, moving)[1][0])
+    return fresh(plan.tangents(pieces, values, moving)[1][0])
 
 
 def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
@@ -177,7 +177,5 @@ def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
         results, structure = pytrees.flatten(value)
         pairs = [unpack_dual(result) for result in results]
     primal = [p.primal.detach() if isinstance(p.primal, Tensor) else p.primal for p in pairs]
-    moved = [
-        _fresh(np.zeros(np.shape(p.primal))) if p.tangent is None else p.tangent for p in pairs
-    ]
+    moved = [fresh(np.zeros(np.shape(p.primal))) if p.tangent is None else p.tangent for p in pairs]
     return pytrees.unflatten(structure, primal), pytrees.unflatten(structure, moved)

@@ -9,18 +9,16 @@ from typing import Any
 
 from ..recording.recorder import Home
 
-__all__ = ["enable_grad", "is_grad_enabled", "no_grad", "set_grad_enabled", "state"]
+__all__ = ["State", "enable_grad", "is_grad_enabled", "local", "no_grad", "set_grad_enabled"]
 
 
-class State(threading.local):
-    """What a thread knows of its tensors.
+class State(Home):
+    """What a thread knows of its tensors; the home of its pieces.
 
     Attributes
     ----------
-    home
-        Shared by the pieces of this thread; its ``ident`` is 0 while nothing is recorded.
-    enabled
-        Whether operations on tensors that require a gradient are recorded.
+    ident
+        The thread, 0 while nothing is recorded.
     root
         Weak reference to the piece that takes operations on leaves.
     continuing
@@ -29,24 +27,35 @@ class State(threading.local):
         The piece into which a NumPy function is being recorded, if one is.
     """
 
+    __slots__ = ("continuing", "inside", "root")
+
     def __init__(self) -> None:
-        self.home = Home(threading.get_ident())
-        self.enabled = True
+        super().__init__(threading.get_ident())
         self.root: Any = _nothing
         self.continuing: Any = weakref.WeakValueDictionary()
         self.inside: Any = None
 
+    @property
+    def enabled(self) -> bool:
+        """Whether operations on tensors that require a gradient are recorded."""
+        return self.ident != 0
+
     def enable(self, enabled: bool) -> None:
         """Record from now on, or not."""
-        self.enabled = enabled
-        self.home.ident = threading.get_ident() if enabled else 0
+        self.ident = self.thread if enabled else 0
 
 
 def _nothing() -> None:
     """A dead weak reference."""
 
 
-state = State()
+class _Local(threading.local):
+    def __init__(self) -> None:
+        self.state = State()
+
+
+#: ``local.state`` is the thread's.
+local = _Local()
 
 
 class set_grad_enabled(contextlib.ContextDecorator):
@@ -71,11 +80,11 @@ class set_grad_enabled(contextlib.ContextDecorator):
         self._before: list[bool] = []
 
     def __enter__(self) -> None:
-        self._before.append(state.enabled)
-        state.enable(self.mode)
+        self._before.append(local.state.enabled)
+        local.state.enable(self.mode)
 
     def __exit__(self, *error: object) -> None:
-        state.enable(self._before.pop())
+        local.state.enable(self._before.pop())
 
 
 class no_grad(set_grad_enabled):
@@ -108,4 +117,4 @@ class enable_grad(set_grad_enabled):
 
 def is_grad_enabled() -> bool:
     """Whether operations on tensors are recorded in this thread."""
-    return state.enabled
+    return local.state.enabled

@@ -17,7 +17,12 @@ from ..errors import TraceError
 from ..interpreters.layout import CALL
 from ..recording.recorder import where_am_i
 from ..tape import ARRAY, SCALAR, View, row_major
+from .derived import recorded_gradients
+from .enter import Tensor
 from .pieces import Piece
+from .plans import pieces_of, plan_for
+from .sweeps import check_freed, finish, fresh, located
+from .values import check_sources
 
 __all__ = ["Handle", "apply_hooks", "register", "retain", "stages"]
 
@@ -125,12 +130,12 @@ def apply_hooks(tensor: Any, g: Any) -> Any:
 
 
 def _after(hooks: dict[int, Callable], g: Any, shape: tuple[int, ...]) -> Any:
-    from .backward import _fresh
-
     for hook in list(hooks.values()):
-        given = _fresh(np.array(g))
+        given = g if isinstance(g, Tensor) else fresh(np.array(g))
         result = hook(given)
-        if result is not None:
+        if result is not None and isinstance(g, Tensor):
+            g = result
+        elif result is not None:
             g = np.asarray(getattr(result, "value", result), np.float64)
             if g.shape != shape:
                 raise ValueError(
@@ -144,7 +149,8 @@ def _after(hooks: dict[int, Callable], g: Any, shape: tuple[int, ...]) -> Any:
 class _Stages:
     """One backward through a graph with cuts."""
 
-    def __init__(self, pieces: list[Piece], taps: Sequence[Any]) -> None:
+    def __init__(self, pieces: list[Piece], taps: Sequence[Any], create_graph: bool) -> None:
+        self.create_graph = create_graph
         self.pieces = pieces
         self.index = {piece.number: i for i, piece in enumerate(pieces)}
         self.nodes: dict[tuple[int, int], Any] = {}
@@ -183,17 +189,17 @@ class _Stages:
 
     def sweep(self, outputs: list[tuple[int, View]], seeds: list[Any], without: Any) -> None:
         """From some places back to the cuts (but ``without``) and to the leaves."""
-        from .backward import check_freed
-        from .plans import plan_for
-        from .values import check_sources
-
         keys = [key for key in self.order if key != without]
         cuts = [(i, (place, np.shape(self.nodes[i, place].value))) for i, place in keys]
         plan = plan_for(self.pieces, outputs, cuts)
         check_freed(plan, self.pieces)
         check_sources(plan, self.pieces)
         values = [self.nodes[key].value for key in keys]
-        for position, g in zip(plan.wrt, plan.gradients(self.pieces, values, seeds), strict=True):
+        if self.create_graph:
+            found = recorded_gradients(plan, self.pieces, cuts, values, seeds)
+        else:
+            found = plan.gradients(self.pieces, values, seeds)
+        for position, g in zip(plan.wrt, found, strict=True):
             i, k = plan.extract.inputs[position]
             if i >= 0:
                 self.leaves.append((self.pieces[i].sources[k].leaf, g))
@@ -230,26 +236,22 @@ class _Stages:
 
 
 def _keep(tensor: Any, g: Any) -> None:
-    from .backward import _fresh
-
     if tensor._grad is None:
-        tensor._grad = _fresh(np.array(g) if tensor.ndim else g)
+        tensor._grad = fresh(np.array(g) if tensor.ndim else g)
     else:
-        tensor._grad = _fresh(tensor._grad.value + g)
+        tensor._grad = fresh(tensor._grad.value + g)
 
 
 def stages(
-    outputs: Sequence[Any], seeds: Sequence[Any], taps: Sequence[Any], retain_graph: bool
-) -> tuple[list[tuple[Any, Any]], list[Any]]:
+    outputs: Sequence[Any], seeds: Sequence[Any], taps: Sequence[Any], retain_graph: bool,
+    create_graph: bool = False,
+) -> tuple[list[tuple[Any, Any]], list[Any]]:  # fmt: skip
     """Cotangents of leaves and of the results ``taps``, hooks called on the way."""
-    from .backward import _located, finish
-    from .plans import pieces_of
-
-    located = [_located(tensor) for tensor in outputs]
-    work = _Stages(pieces_of([piece for piece, _ in located]), taps)
+    places = [located(tensor) for tensor in outputs]
+    work = _Stages(pieces_of([piece for piece, _ in places]), taps, create_graph)
     rest: list[tuple[int, View]] = []
     given: list[Any] = []
-    for (piece, view), tensor, seed in zip(located, outputs, seeds, strict=True):
+    for (piece, view), tensor, seed in zip(places, outputs, seeds, strict=True):
         g = np.ones(tensor.shape)[()] if seed is None else seed
         i = work.index[piece.number]
         place = view.offset if view.buffer == SCALAR else -1 - view.buffer

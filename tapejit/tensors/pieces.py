@@ -28,7 +28,7 @@ from ..errors import TraceError
 from ..interpreters.layout import CALL
 from ..ops.table import OPS
 from ..recording.recorder import ALIGNMENT, Home, Recorder, user_frame, where_am_i
-from ..recording.tracer import Cell, current_element
+from ..recording.tracer import NO_LEVEL, Cell, current_element
 from ..tape import ARRAY, SCALAR, Buffer, Call, View, row_major
 from .grad_mode import State
 from .memory import memory_of
@@ -89,15 +89,15 @@ class Source:
 class Nowhere:
     """Stands for the recording of tensors without a graph."""
 
-    level = -2
     limit = 0
     n_scalars = 0
     values = None
     writes = 0
     home = Home(0)
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, level: int) -> None:
         self.name = name
+        self.level = level
 
     def check_use(self) -> None:
         """Tensors are not traced values."""
@@ -108,7 +108,7 @@ class Nowhere:
 
 
 #: The recording of tensors that no gradient is wanted of, and that of leaves that require one.
-NOWHERE, LEAF = Nowhere("data"), Nowhere("leaf")
+NOWHERE, LEAF = Nowhere("data", NO_LEVEL), Nowhere("leaf", -2)
 
 #: Numbers of calls, equal for equal calls: so that a piece's rows tell its structure.
 _call_numbers: dict[tuple, tuple[int, Call]] = {}
@@ -155,7 +155,7 @@ class Piece(Recorder):
 
     def __init__(self, state: State, reads: frozenset[Piece] = frozenset()) -> None:
         self.number = next(_numbers)
-        self.home = state.home
+        self.home = state
         self.reads = reads
         if reads:
             self.limit = max(SMALLEST, sum(piece.n_scalars for piece in reads))

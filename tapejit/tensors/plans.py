@@ -31,7 +31,7 @@ from ..interpreters.entry import (
 from ..program import Program, Workspace, program_for
 from ..recording.recorder import where_am_i
 from ..shortcut import usable
-from ..tape import View
+from ..tape import Tape, View
 from .extract import Extract, extract
 from .pieces import Piece
 
@@ -68,6 +68,8 @@ class Plan:
         self.used = False
         self.extract = found
         self.wrt = wrt
+        self.derivative: Tape | None = None
+        self.derivative_program: Program | None = None
         self.rows = found.rows
         self.covers = [bool(rows.all()) for rows in found.rows]
         self.covers_all = all(self.covers) and all(len(rows) for rows in found.rows)
@@ -92,10 +94,11 @@ class Plan:
             elif k >= 0:
                 values.append(as_argument(cuts[k]))
             else:
-                values.append(self._constants(pieces))
+                values.append(self.constants(pieces))
         return values
 
-    def _constants(self, pieces: Sequence[Piece]) -> np.ndarray:
+    def constants(self, pieces: Sequence[Piece]) -> np.ndarray:
+        """The numbers that entered the pieces, as the tape's first input has them."""
         parts = []
         for piece, chosen in zip(pieces, self.extract.constants, strict=True):
             numbers = np.array(piece.constant_values, np.float64)
@@ -125,7 +128,7 @@ class Plan:
                 workspace.values[slot.offset : slot.offset + size] = np.ravel(seed)
             status = workspace.run(RUN_REVERSE | DELIVER)
         if status != layout.DONE:
-            self._raise(workspace, status)
+            self.stopped(workspace, self.program, status)
         results = [
             workspace.scalars[k] if array is None else array for k, array in enumerate(arrays)
         ]
@@ -153,7 +156,7 @@ class Plan:
         numbers = None
         for k, number in enumerate(self.numbers):
             if number < 0:
-                numbers = self._constants((piece,))
+                numbers = self.constants((piece,))
                 words[k] = id(numbers)
                 continue
             source = sources[number]
@@ -177,9 +180,10 @@ class Plan:
         self._pool.append(workspace)
         return results
 
-    def _raise(self, workspace: Any, status: int) -> None:
-        row = self.program.row_at(int(workspace.context[layout.FAILED]))
-        raise_status(status, self.extract.tape, row)
+    def stopped(self, workspace: Workspace, program: Program, status: int) -> None:
+        """Raise the exception of a sweep that stopped."""
+        row = program.row_at(int(workspace.context[layout.FAILED]))
+        raise_status(status, program.tape, row)
         raise TraceError(f"{where_am_i()}: a sweep over this graph stopped with status {status}")
 
     def tangents(
@@ -199,7 +203,7 @@ class Plan:
                 record[OBJECT] = id(array)
         status = workspace.run(BIND | RUN_TANGENT | DELIVER)
         if status != layout.DONE:
-            self._raise(workspace, status)
+            self.stopped(workspace, self.program, status)
         results = [
             workspace.scalars[k] if array is None else array for k, array in enumerate(arrays)
         ]

@@ -17,7 +17,7 @@ from ..interpreters.layout import CALL
 from ..ops.table import OPS, Elementwise
 from ..recording.tracer import Cell, current_element
 from ..tape import ARRAY, SCALAR, Buffer, Call, View, row_major
-from .grad_mode import state
+from .grad_mode import local
 from .pieces import CALL_SIZE, LEAF, NOWHERE, Piece, _call_numbers, numbered, root_piece
 
 __all__ = ["UFUNCS", "binary", "install", "scalars", "total", "unary"]
@@ -46,7 +46,8 @@ def install(scalar: type, array: type) -> None:
 
 def _root() -> Piece | None:
     """The piece that takes operations on leaves here and now."""
-    return root_piece(state) if state.enabled and state.inside is None else None
+    here = local.state
+    return root_piece(here) if here.ident and here.inside is None else None
 
 
 def _array(piece: Piece, x: Any, cell: Cell, rec: Any) -> int | None:

@@ -38,7 +38,7 @@ from .enter import (
     unwrapped,
     wrap,
 )
-from .grad_mode import state
+from .grad_mode import local
 from .memory import changed
 from .pieces import LEAF, NOWHERE, Piece, piece_for
 
@@ -246,33 +246,7 @@ class _Shared(Tensor):
         """Forget the gradient: the next ``backward`` starts anew."""
         self._grad = None
 
-    def backward(self, gradient: Any = None, retain_graph: bool = False) -> None:
-        """Add the gradient with respect to each leaf that requires one to its ``grad``.
-
-        Parameters
-        ----------
-        gradient
-            The cotangent of this tensor, of its shape; of a 0-d (or one-element) tensor it is one.
-        retain_graph
-            Keep the graph for another ``backward``.
-
-        Raises
-        ------
-        TraceError
-            Without a graph; through a graph that was freed; for a tensor of several elements
-            without ``gradient``; where a value that is needed was changed in place.
-        ValueError
-            Where ``gradient`` has another shape.
-
-        Examples
-        --------
-        >>> import tapejit as tj
-        >>> x = tj.tensor([1.0, 2.0], requires_grad=True)
-        >>> (x * x).sum().backward()
-        >>> x.grad
-        tensor([2., 4.])
-        """
-        backward(self, gradient, retain_graph)
+    backward = backward
 
     def tape(self) -> Tape:
         """The part of the tape that this tensor needs, to be printed or drawn.
@@ -475,7 +449,7 @@ class ScalarTensor(_Shared, ScalarTracer):
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """Its number; an object array of the tensor itself where a gradient is at stake."""
-        if not self.requires_grad or not state.enabled:
+        if not self.requires_grad or not local.state.enabled:
             return np.array(self.value, dtype, copy=copy)
         if dtype is not None and np.dtype(dtype) != object:
             raise TraceError(
@@ -538,7 +512,7 @@ class ArrayTensor(_Shared, ArrayTracer):
         return self.cell.rec
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        if self.requires_grad and state.enabled:
+        if self.requires_grad and local.state.enabled:
             raise TraceError(
                 f"{where_am_i()}: a tensor of shape {self.shape} that requires a gradient would "
                 "become a plain NumPy array here (np.asarray, or a function that does not know "
@@ -573,7 +547,7 @@ class ArrayTensor(_Shared, ArrayTracer):
         return (self[i] for i in range(len(self.value)))
 
     def __getitem__(self, index: Any) -> Any:
-        if not state.enabled or not self.requires_grad:
+        if not local.state.enabled or not self.requires_grad:
             return wrap_item(self, self.value[unwrapped(index)])
         if type(index) is int and self.rec is not LEAF:
             value = self.value[index]
@@ -584,7 +558,7 @@ class ArrayTensor(_Shared, ArrayTracer):
     def __setitem__(self, index: Any, value: Any) -> None:
         check_in_place(self, "an assignment")
         index = unwrapped(index)
-        if state.enabled and requires_grad([self, *_tensors((value,))]):
+        if local.state.enabled and requires_grad([self, *_tensors((value,))]):
             _recorded_assignment(self, index, value)
         else:
             self.value[index] = unwrapped(value)
@@ -618,7 +592,7 @@ def _record_change(
     cell = target.cell
     before = cell.rec, cell.buffer, cell.is_argument
     if cell.rec is NOWHERE:
-        piece = piece_for(state, _tensors((*args, *kwargs.values())))
+        piece = piece_for(local.state, _tensors((*args, *kwargs.values())))
         cell.rec, cell.buffer, cell.is_argument = piece, piece.enter_copy(cell.storage), True
 
     def record(*args: Any, **kwargs: Any) -> None:
@@ -641,7 +615,7 @@ def _assigned(target: Any, value: Any, operation: str) -> Any:
         target[...] = value
         return target
     found = _tensors((value,))
-    if state.enabled and requires_grad(found):
+    if local.state.enabled and requires_grad(found):
         raise TraceError(
             f"{where_am_i()}: {operation} of a value with a graph on a 0-d tensor; assign it: "
             "x = value"
@@ -655,14 +629,14 @@ def _in_place(target: Any, other: Any, name: str, function: Callable, operation:
     if target.ndim == 0:
         if target.rec.level == -1:
             return function(target, other)
-        if state.enabled and requires_grad(_tensors((other,))) and not target.is_root:
+        if local.state.enabled and requires_grad(_tensors((other,))) and not target.is_root:
             return function(target, other)
     check_in_place(target, operation)
     found = _tensors((target, other))
     if target.ndim == 0:
         target.value = np.float64(function(target.value, unwrapped(other)))
         return target
-    if state.enabled and requires_grad(found):
+    if local.state.enabled and requires_grad(found):
         ours = getattr(ArrayTracer, f"__i{name[2:]}")
         _record_change(target, ours, (target, other), {}, operation)
         return target
@@ -706,7 +680,7 @@ def _with_out(ours: Callable, theirs: Callable, args: tuple, kwargs: dict) -> An
     for target in targets:
         check_in_place(target, "out=")
     found = _tensors((*args, *kwargs.values()))
-    if not state.enabled or not requires_grad(found):
+    if not local.state.enabled or not requires_grad(found):
         return plain(theirs, args, kwargs, found)
     if len(targets) != 1:
         raise TraceError(
@@ -729,7 +703,7 @@ def _in_place_function(
         )
     check_in_place(target, name)
     found = _tensors((*args, *kwargs.values()))
-    if state.enabled and requires_grad(found):
+    if local.state.enabled and requires_grad(found):
         _record_change(target, ours, args, kwargs, name)
         return
     theirs(*[unwrapped(arg) for arg in args], **{k: unwrapped(v) for k, v in kwargs.items()})

@@ -1,0 +1,65 @@
+"""What all sweeps over graphs share: where outputs stand, what was freed, new tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import TraceError
+from ..recording.recorder import where_am_i
+from ..recording.tracer import Cell
+from ..tape import View
+from .enter import check_synced, new_scalar, new_view
+from .pieces import NOWHERE, Piece
+from .plans import Plan
+
+__all__ = ["check_freed", "finish", "freed", "fresh", "located"]
+
+
+def located(tensor: Any) -> tuple[Piece, View]:
+    """Piece and place of an output, whose graph was not freed."""
+    if tensor.ndim:
+        check_synced(tensor)
+    tensor.rec.check_use()
+    if tensor.rec.spent:
+        raise TraceError(freed())
+    return tensor.rec, tensor.view
+
+
+def freed() -> str:
+    """The message for a graph that was freed."""
+    return (
+        f"{where_am_i()}: this graph was freed by an earlier backward; pass retain_graph=True to "
+        "that one, or compute the tensor again"
+    )
+
+
+def check_freed(plan: Plan, pieces: Sequence[Piece]) -> None:
+    """Raise where a part of the graph was freed before."""
+    for piece, rows in zip(pieces, plan.rows, strict=True):
+        for gone in piece.freed:
+            n = min(len(gone), len(rows))
+            if (gone[:n] & rows[:n]).any():
+                raise TraceError(freed())
+
+
+def finish(plan: Plan, pieces: Sequence[Piece], retain_graph: bool) -> None:
+    """After a sweep: later operations go to new pieces; free the graph."""
+    for piece in pieces:
+        piece.limit = 0
+    if retain_graph:
+        return
+    for piece, rows, all_of_it in zip(pieces, plan.rows, plan.covers, strict=True):
+        if all_of_it and len(rows):
+            piece.release()
+        else:
+            piece.freed = [*piece.freed, rows]
+
+
+def fresh(g: Any) -> Any:
+    """A gradient as a tensor without a graph."""
+    if isinstance(g, np.ndarray) and g.ndim:
+        return new_view(g, Cell(-1, g, False, NOWHERE))
+    return new_scalar(np.float64(g))
