@@ -1,4 +1,4 @@
-"""Higher derivatives, hooks and several outputs of tensors; other parts of the package on tensors."""
+"""Higher derivatives, hooks, several outputs; other parts of the package on tensors."""
 
 import numpy as np
 import pytest
@@ -146,7 +146,10 @@ def test_hooks_with_bad_results():
 def test_special_functions():
     x = tj.tensor([0.3, 1.2], requires_grad=True)
     (special.erf(x) + special.softmax(x) * special.softplus(x)).sum().backward()
-    f = lambda v: np.sum(special.erf(v) + special.softmax(v) * special.softplus(v))
+
+    def f(v):
+        return np.sum(special.erf(v) + special.softmax(v) * special.softplus(v))
+
     np.testing.assert_allclose(x.grad.numpy(), tj.grad(f)(np.array([0.3, 1.2])), rtol=1e-12)
 
 
@@ -175,7 +178,10 @@ def test_stop_gradient():
 
 def test_compiled_functions_take_plain_tensors_only():
     x = tj.tensor([0.3, 1.2], requires_grad=True)
-    f = lambda v: np.sum(v * v)
+
+    def f(v):
+        return np.sum(v * v)
+
     assert tj.grad(f)(x.detach()).tolist() == [0.6, 2.4]
     for call in (
         lambda: tj.jit(f)(x),

@@ -14,12 +14,11 @@ import numpy as np
 
 from ..errors import TraceError
 from ..recording.recorder import where_am_i
-from ..recording.tracer import ArrayTracer, Cell, ScalarTracer, Tracer
+from ..recording.tracer import ArrayTracer, Cell, Tracer
 from .grad_mode import local
-from .memory import changed
 from .pieces import NOWHERE, Piece, piece_for
 
-__all__ = ["Tensor", "check_in_place", "enter", "plain", "unwrapped", "wrap"]
+__all__ = ["Tensor", "enter", "plain", "unwrapped", "wrap"]
 
 
 class Tensor(Tracer):
@@ -186,18 +185,9 @@ def plain(
     theirs: Callable[..., Any], args: tuple, kwargs: dict[str, Any], found: list[Tensor]
 ) -> Any:
     """A function of plain values: nothing is recorded."""
-    out = kwargs.get("out")
-    targets = tensors_in(out if type(out) is tuple else (out,), [])
-    for target in targets:
-        check_in_place(target, "out=")
     args = tuple([unwrapped(arg) for arg in args])
     kwargs = {name: unwrapped(value) for name, value in kwargs.items()}
-    result = theirs(*args, **kwargs)
-    for target in targets:
-        changed(target.cell, "out=", where_am_i())
-    if targets:
-        return out if type(out) is not tuple or len(out) > 1 else out[0]
-    return _wrapped(result, found)
+    return _wrapped(theirs(*args, **kwargs), found)
 
 
 def _wrapped(result: Any, found: list[Tensor]) -> Any:
@@ -253,25 +243,3 @@ def new_scalar(value: Any) -> Any:
 def new_view(value: np.ndarray, cell: Cell) -> Any:
     """A tensor that shows ``value``, in the storage of ``cell``."""
     return Piece.array_type(cell.rec, value, cell)
-
-
-def check_in_place(tensor: Any, operation: str) -> None:
-    """Raise where a tensor may not be changed in place without recording it."""
-    if isinstance(tensor, ScalarTracer):
-        if tensor.rec.level == -1:
-            raise TraceError(
-                f"{where_am_i()}: {operation} on a 0-d result, which is immutable as NumPy's "
-                "numbers are; assign it: x = x + 1"
-            )
-    elif tensor.rec.level == -1 and not local.state.enabled:
-        raise TraceError(
-            f"{where_am_i()}: {operation} inside of no_grad on a tensor with a graph: the graph "
-            "would no longer describe its values; change x.detach().clone(), or record the change"
-        )
-    is_view = tensor.ndim > 0 and not tensor.value.flags.writeable
-    if is_view or (local.state.enabled and tensor.is_root):
-        what = "a (read-only) view of a leaf" if is_view else "a leaf"
-        raise TraceError(
-            f"{where_am_i()}: {operation} in place on {what} that requires a gradient; do it "
-            "inside of `with tj.no_grad():` (a parameter's update), or on a copy: x.clone()"
-        )

@@ -11,24 +11,30 @@ import numpy as np
 from ..errors import TraceError
 from ..ops.table import OPS
 from ..recording import protocol, shapes
-from ..recording.indexing import getitem, setitem
+from ..recording.indexing import getitem
 from ..recording.recorder import where_am_i
 from ..recording.tracer import (
-    ARITHMETIC,
     ArrayTracer,
     Cell,
     ScalarTracer,
     Tracer,
     apply,
     element_of,
-    scalar_operator,
 )
 from ..tape import Tape, View
 from . import short
 from .backward import backward, graph_tape
+from .changes import (
+    assigned,
+    check_in_place,
+    in_place,
+    in_place_function,
+    recorded_assignment,
+    tensors_among,
+    with_out,
+)
 from .enter import (
     Tensor,
-    check_in_place,
     detached_cell,
     enter,
     new_scalar,
@@ -40,7 +46,8 @@ from .enter import (
 )
 from .grad_mode import local
 from .memory import changed
-from .pieces import LEAF, NOWHERE, Piece, piece_for
+from .methods import COPYING, UNRECORDED, install, recorder_of
+from .pieces import LEAF, NOWHERE, Piece
 
 __all__ = ["ArrayTensor", "ScalarTensor", "Tensor", "tensor"]
 
@@ -165,19 +172,19 @@ class _Shared(Tensor):
             return protocol.array_ufunc(ufunc, method, inputs, kwargs)
 
         if method == "at":
-            return _in_place_function(ours, getattr(ufunc, method), inputs, kwargs, "ufunc.at")
-        return _with_out(ours, getattr(ufunc, method), inputs, kwargs)
+            return in_place_function(ours, getattr(ufunc, method), inputs, kwargs, "ufunc.at")
+        return with_out(ours, getattr(ufunc, method), inputs, kwargs)
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         if func is _sum and not kwargs and len(args) == 1:
             result = _short_total(args[0])
             if result is not None:
                 return result
-        if func in _COPYING:
-            return _in_place_function(_recorder_of(func), func, args, kwargs, f"np.{func.__name__}")
-        if func in _UNRECORDED:
+        if func in COPYING:
+            return in_place_function(recorder_of(func), func, args, kwargs, f"np.{func.__name__}")
+        if func in UNRECORDED:
             return plain(func, args, kwargs, [])
-        return _with_out(_recorder_of(func), func, args, kwargs)
+        return with_out(recorder_of(func), func, args, kwargs)
 
     # --- graph ------------------------------------------------------------------------------------
 
@@ -419,27 +426,27 @@ class _Shared(Tensor):
 
     def fill_(self, value: Any) -> Any:
         """Set all elements to one value, in place."""
-        return _assigned(self, value, "fill_")
+        return assigned(self, value, "fill_")
 
     def copy_(self, source: Any) -> Any:
         """Take over another's elements, in place."""
-        return _assigned(self, source, "copy_")
+        return assigned(self, source, "copy_")
 
     def add_(self, other: Any) -> Any:
         """``self += other``."""
-        return _in_place(self, other, "__add__", operator.add, "add_")
+        return in_place(self, other, "__add__", operator.add, "add_")
 
     def sub_(self, other: Any) -> Any:
         """``self -= other``."""
-        return _in_place(self, other, "__sub__", operator.sub, "sub_")
+        return in_place(self, other, "__sub__", operator.sub, "sub_")
 
     def mul_(self, other: Any) -> Any:
         """``self *= other``."""
-        return _in_place(self, other, "__mul__", operator.mul, "mul_")
+        return in_place(self, other, "__mul__", operator.mul, "mul_")
 
     def div_(self, other: Any) -> Any:
         """``self /= other``."""
-        return _in_place(self, other, "__truediv__", operator.truediv, "div_")
+        return in_place(self, other, "__truediv__", operator.truediv, "div_")
 
 
 class ScalarTensor(_Shared, ScalarTracer):
@@ -483,7 +490,7 @@ class ScalarTensor(_Shared, ScalarTracer):
     def __setitem__(self, index: Any, value: Any) -> None:
         if index != () and index is not Ellipsis:
             raise IndexError("too many indices for a 0-d tensor")
-        _assigned(self, value, "an assignment")
+        assigned(self, value, "an assignment")
 
     def __len__(self) -> int:
         raise TypeError("len() of a 0-d tensor")
@@ -558,17 +565,11 @@ class ArrayTensor(_Shared, ArrayTracer):
     def __setitem__(self, index: Any, value: Any) -> None:
         check_in_place(self, "an assignment")
         index = unwrapped(index)
-        if local.state.enabled and requires_grad([self, *_tensors((value,))]):
-            _recorded_assignment(self, index, value)
+        if local.state.enabled and requires_grad([self, *tensors_among((value,))]):
+            recorded_assignment(self, index, value)
         else:
             self.value[index] = unwrapped(value)
             changed(self.cell, "an assignment", where_am_i())
-
-
-def _tensors(values: Any) -> list:
-    from .enter import tensors_in
-
-    return tensors_in(values, [])
 
 
 def wrap_item(array: Any, item: Any) -> Any:
@@ -578,326 +579,10 @@ def wrap_item(array: Any, item: Any) -> Any:
     return new_scalar(item)
 
 
-def _recorded_assignment(target: Any, index: Any, value: Any) -> None:
-    def ours(target: Any, value: Any) -> None:
-        setitem(target, index, value)
-
-    _record_change(target, ours, (target, value), {}, "an assignment")
-
-
-def _record_change(
-    target: Any, ours: Callable, args: tuple, kwargs: dict[str, Any], operation: str
-) -> None:
-    """Record a function that writes into ``target``."""
-    cell = target.cell
-    before = cell.rec, cell.buffer, cell.is_argument
-    if cell.rec is NOWHERE:
-        piece = piece_for(local.state, _tensors((*args, *kwargs.values())))
-        cell.rec, cell.buffer, cell.is_argument = piece, piece.enter_copy(cell.storage), True
-
-    def record(*args: Any, **kwargs: Any) -> None:
-        ours(*args, **kwargs)
-
-    try:
-        enter(record, record, args, kwargs)
-    except BaseException:
-        cell.rec, cell.buffer, cell.is_argument = before
-        raise
-    changed(cell, operation, where_am_i())
-    if cell.memory is not None:
-        cell.synced = cell.memory.version
-
-
-def _assigned(target: Any, value: Any, operation: str) -> Any:
-    """``target[...] = value``."""
-    check_in_place(target, operation)
-    if target.ndim:
-        target[...] = value
-        return target
-    found = _tensors((value,))
-    if local.state.enabled and requires_grad(found):
-        raise TraceError(
-            f"{where_am_i()}: {operation} of a value with a graph on a 0-d tensor; assign it: "
-            "x = value"
-        )
-    target.value = np.float64(unwrapped(value))
-    return target
-
-
-def _in_place(target: Any, other: Any, name: str, function: Callable, operation: str) -> Any:
-    """``target = target op other`` in place; a 0-d result binds anew, as NumPy's numbers do."""
-    if target.ndim == 0:
-        if target.rec.level == -1:
-            return function(target, other)
-        if local.state.enabled and requires_grad(_tensors((other,))) and not target.is_root:
-            return function(target, other)
-    check_in_place(target, operation)
-    found = _tensors((target, other))
-    if target.ndim == 0:
-        target.value = np.float64(function(target.value, unwrapped(other)))
-        return target
-    if local.state.enabled and requires_grad(found):
-        ours = getattr(ArrayTracer, f"__i{name[2:]}")
-        _record_change(target, ours, (target, other), {}, operation)
-        return target
-    ufunc = getattr(operator, f"i{name[2:-2]}")
-    ufunc(target.value, unwrapped(other))
-    changed(target.cell, operation, where_am_i())
-    return target
-
-
 def _method(self: Any, ours: Callable, theirs: Callable, *args: Any) -> Any:
     return enter(ours, theirs, (self, *args), {})
 
 
-# --- functions ------------------------------------------------------------------------------------
-
-_UNRECORDED = {
-    np.zeros_like, np.ones_like, np.empty_like, np.array_equal, np.array_equiv, np.allclose,
-    np.isclose, np.shape, np.ndim, np.size, np.array_repr, np.array_str, np.array2string,
-    np.argmax, np.argmin, np.argsort, np.argpartition, np.nonzero, np.flatnonzero, np.argwhere,
-    np.searchsorted, np.digitize, np.count_nonzero, np.all, np.any, np.unique, np.result_type,
-    np.can_cast, np.common_type, np.min_scalar_type, np.may_share_memory, np.shares_memory,
-    np.iscomplexobj, np.isrealobj, np.save, np.savez, np.savetxt, np.isin,
-    np.histogram, np.bincount,
-}  # fmt: skip
-_COPYING = {np.copyto, np.put, np.place, np.putmask, np.put_along_axis, np.fill_diagonal}
-
-
-def _recorder_of(func: Any) -> Callable:
-    def ours(*args: Any, **kwargs: Any) -> Any:
-        return protocol.array_function(func, args, kwargs)
-
-    return ours
-
-
-def _with_out(ours: Callable, theirs: Callable, args: tuple, kwargs: dict) -> Any:
-    """A function that may have tensors as ``out``."""
-    out = kwargs.get("out")
-    if out is None:
-        return enter(ours, theirs, args, kwargs)
-    targets = _tensors(out if type(out) is tuple else (out,))
-    for target in targets:
-        check_in_place(target, "out=")
-    found = _tensors((*args, *kwargs.values()))
-    if not local.state.enabled or not requires_grad(found):
-        return plain(theirs, args, kwargs, found)
-    if len(targets) != 1:
-        raise TraceError(
-            f"{where_am_i()}: out= (or an operation in place, as a += x) takes a tensor where "
-            "tensors that require gradients come in, not a NumPy array; assign the result: "
-            "a = a + x"
-        )
-    _record_change(targets[0], ours, args, kwargs, "out=")
-    return out if type(out) is not tuple or len(out) > 1 else out[0]
-
-
-def _in_place_function(
-    ours: Callable, theirs: Callable, args: tuple, kwargs: dict, name: str
-) -> None:
-    """A function that writes into its first argument."""
-    target = args[0]
-    if not isinstance(target, ArrayTensor):
-        raise TraceError(
-            f"{where_am_i()}: {name} of tensors into a plain NumPy array; make it a tensor"
-        )
-    check_in_place(target, name)
-    found = _tensors((*args, *kwargs.values()))
-    if local.state.enabled and requires_grad(found):
-        _record_change(target, ours, args, kwargs, name)
-        return
-    theirs(*[unwrapped(arg) for arg in args], **{k: unwrapped(v) for k, v in kwargs.items()})
-    changed(target.cell, name, where_am_i())
-
-
-# --- operators and methods ------------------------------------------------------------------------
-
-
-def general(op: Any, *args: Any) -> Any:
-    """An elementwise operation on tensors."""
-    if len(args) == 2:
-        result = _short_scalars(op, *args)
-        if result is not None:
-            return result
-    if op.kind != "f" and op.kind != "=":
-        return plain(op.reference, args, {}, [])
-    return enter(lambda *args: apply(op, *args), op.reference, args, {})
-
-
-def _operator(base: Callable, function: Callable) -> Callable:
-    def method(self: Any, other: Any) -> Any:
-        return enter(base, function, (self, other), {})
-
-    return method
-
-
-def _arithmetic(op: Any, swap: bool, base: Callable, function: Callable) -> Callable:
-    """An operator of arrays with a short way."""
-
-    if swap:
-
-        def method(self: Any, other: Any) -> Any:
-            result = _short_binary(op, other, self)
-            return enter(base, function, (self, other), {}) if result is None else result
-
-    else:
-
-        def method(self: Any, other: Any) -> Any:
-            result = _short_binary(op, self, other)
-            return enter(base, function, (self, other), {}) if result is None else result
-
-    return method
-
-
-def _unary(base: Callable, function: Callable) -> Callable:
-    def method(self: Any) -> Any:
-        return enter(base, function, (self,), {})
-
-    return method
-
-
-def _comparison(function: Callable) -> Callable:
-    def method(self: Any, other: Any) -> Any:
-        return plain(function, (self, other), {}, [])
-
-    return method
-
-
-def _in_place_operator(name: str) -> Callable:
-    function = getattr(operator, {"and": "and_", "or": "or_"}.get(name, name))
-
-    def method(self: Any, other: Any) -> Any:
-        return _in_place(self, other, f"__{name}__", function, f"{name}=")
-
-    return method
-
-
-def _swapped(function: Callable) -> Callable:
-    return lambda a, b: function(b, a)
-
-
-def _install_operators() -> None:
-    for name in ("lt", "le", "gt", "ge", "eq", "ne"):
-        setattr(_Shared, f"__{name}__", _comparison(getattr(operator, name)))
-    for name, op in ARITHMETIC.items():
-        function = getattr(operator, name)
-        for prefix, swap in (("", False), ("r", True)):
-            short = scalar_operator(OPS[op], function, swap, ScalarTensor, general)
-            setattr(ScalarTensor, f"__{prefix}{name}__", short)
-            base = getattr(ArrayTracer, f"__{prefix}{name}__")
-            theirs = _swapped(function) if swap else function
-            setattr(ArrayTensor, f"__{prefix}{name}__", _arithmetic(OPS[op], swap, base, theirs))
-    for name in ("floordiv", "mod", "pow", "matmul", "and", "or", "xor"):
-        function = getattr(operator, {"and": "and_", "or": "or_"}.get(name, name))
-        for cls, tracer in ((ScalarTensor, ScalarTracer), (ArrayTensor, ArrayTracer)):
-            for prefix, swap in (("", False), ("r", True)):
-                base = getattr(tracer, f"__{prefix}{name}__")
-                theirs = _swapped(function) if swap else function
-                setattr(cls, f"__{prefix}{name}__", _operator(base, theirs))
-    for name in ("neg", "abs", "invert", "pos"):
-        base, function = getattr(Tracer, f"__{name}__"), getattr(operator, name)
-        setattr(_Shared, f"__{name}__", _unary(base, function))
-    _Shared.__divmod__ = lambda self, other: (self // other, self % other)  # type: ignore
-    for name in (
-        "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor",
-    ):  # fmt: skip
-        setattr(_Shared, f"__i{name}__", _in_place_operator(name))
-
-
-def _install_methods() -> None:
-    for name, ours in protocol._BOTH.items():
-        if name in _VALUE_METHODS:
-            continue
-        setattr(_Shared, name, _bound(ours, operator.methodcaller, name))
-    for name in _VALUE_METHODS:
-        setattr(_Shared, name, _of_values(name))
-    for name in _NUMPY_METHODS:
-        setattr(_Shared, name, _numpy_method(getattr(np, name)))
-    for name, function in _TORCH_METHODS.items():
-        setattr(_Shared, name, _numpy_method(function))
-    for name in ("fill", "sort", "partition", "put"):
-        setattr(ArrayTensor, name, _writing(protocol._ARRAYS[name], name))
-
-
-def _bound(ours: Callable, caller: Callable, name: str) -> Callable:
-    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        def theirs(value: Any, *args: Any, **kwargs: Any) -> Any:
-            return getattr(value, name)(*args, **kwargs)
-
-        return _with_out(ours, theirs, (self, *args), kwargs)
-
-    method.__name__ = method.__qualname__ = name
-    method.__doc__ = f"``numpy.ndarray.{name}``."
-    return method
-
-
-#: Methods whose results are not differentiable: computed, not recorded.
-_VALUE_METHODS = ("any", "all", "argmax", "argmin", "argsort", "nonzero", "searchsorted",
-                  "argpartition")  # fmt: skip
-_NUMPY_METHODS = (
-    "exp", "log", "log1p", "expm1", "log2", "log10", "sin", "cos", "tan", "sinh", "cosh", "tanh",
-    "sqrt", "square", "abs", "sign", "floor", "ceil", "arctan", "arcsin", "arccos", "reciprocal",
-    "maximum", "minimum", "arctan2", "hypot", "logaddexp", "outer", "where", "rint", "trunc",
-    "cbrt", "exp2", "arcsinh", "arccosh", "arctanh", "isnan", "isfinite", "isinf", "rad2deg",
-    "deg2rad", "degrees", "radians", "fabs", "negative", "positive", "conjugate", "logical_not",
-)  # fmt: skip
-
-
-def _sigmoid(x: Any) -> Any:
-    from ..scipy.special import expit
-
-    return enter(expit, _scipy_expit, (x,), {})
-
-
-def _scipy_expit(x: Any) -> Any:
-    from scipy.special import expit
-
-    return expit(x)
-
-
-_TORCH_METHODS: dict[str, Callable] = {
-    "mm": np.matmul, "matmul": np.matmul, "mv": np.matmul, "pow": np.power, "clamp": np.clip,
-    "relu": lambda x: np.maximum(x, 0.0), "sigmoid": _sigmoid,
-    "inner": np.inner, "eq": np.equal, "t": np.transpose, "det": np.linalg.det,
-    "inverse": np.linalg.inv, "add": np.add, "sub": np.subtract, "mul": np.multiply,
-    "div": np.divide, "neg": np.negative,
-}  # fmt: skip
-
-
-def _numpy_method(function: Callable) -> Callable:
-    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return function(self, *args, **kwargs)
-
-    method.__name__ = getattr(function, "__name__", "method")
-    method.__doc__ = f"``numpy.{method.__name__}``."
-    return method
-
-
-def _of_values(name: str) -> Callable:
-    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        def theirs(value: Any, *args: Any, **kwargs: Any) -> Any:
-            return getattr(value, name)(*args, **kwargs)
-
-        return plain(theirs, (self, *args), kwargs, [])
-
-    method.__name__ = method.__qualname__ = name
-    method.__doc__ = f"``numpy.ndarray.{name}``: not differentiable, and not recorded."
-    return method
-
-
-def _writing(ours: Callable, name: str) -> Callable:
-    def theirs(value: Any, *args: Any, **kwargs: Any) -> Any:
-        return getattr(value, name)(*args, **kwargs)
-
-    def method(self: Any, *args: Any, **kwargs: Any) -> None:
-        _in_place_function(ours, theirs, (self, *args), kwargs, name)
-
-    method.__name__ = method.__qualname__ = name
-    method.__doc__ = f"``numpy.ndarray.{name}``, in place."
-    return method
-
-
-_install_operators()
-_install_methods()
+install(_Shared, ScalarTensor, ArrayTensor)
 Piece.scalar_type, Piece.array_type = ScalarTensor, ArrayTensor
 short.install(ScalarTensor, ArrayTensor)
