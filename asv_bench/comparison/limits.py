@@ -322,6 +322,77 @@ def start_process(empty_cache: bool = False) -> float:
     return float(done.stdout.split()[-1])
 
 
+def _timed(function: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def _tensor_call(function: Callable[[Any], Any], point: np.ndarray) -> Callable[[], Any]:
+    """Forward and backward with tensors, from and to NumPy arrays."""
+    tj = _tapejit()
+
+    def call() -> tuple[float, np.ndarray]:
+        x = tj.tensor(point, requires_grad=True)
+        y = function(x)
+        y.backward()
+        return y.item(), x.grad.numpy()
+
+    return call
+
+
+def tensors(effort: Effort) -> list[Limit]:
+    """Define-by-run: small arrays against PyTorch, a scalar loop, its sweeps against the replay."""
+    return [*_small_tensors(effort), *_long_tensors(effort)]
+
+
+def _small_tensors(effort: Effort) -> list[Limit]:
+    small = Small()
+    ours = _tensor_call(small.function(np), small.point)
+    calls = {"tensors": Call(ours, (), lambda pair: (pair[0], [pair[1]]))}
+    if installed("torch"):
+        calls["torch"] = build("torch", small)
+    check(calls, small)
+    times = interleave(calls, effort)
+    limits = [Limit("tensors: sum(sin(x)*x), n=4", median(times["tensors"]), None)]
+    if "torch" in times:
+        pairs = zip(times["tensors"], times["torch"], strict=True)
+        ratio = median(a / b for a, b in pairs)
+        limits.append(Limit("tensors: the same, ratio to PyTorch", ratio, 1 / 3, unit=""))
+    return limits
+
+
+def _long_tensors(effort: Effort) -> list[Limit]:
+    repetitions = 5 if effort.rounds > 5 else 3
+    tj = _tapejit()
+    plans = importlib.import_module("tapejit.tensors.plans")
+    _tensor_call(LotkaVolterra(10).function(np), LotkaVolterra(10).point)()
+    first = [  # each with another number of steps: no structure is met again
+        _timed(_tensor_call(LotkaVolterra(1000 + k).function(np), LotkaVolterra().point))
+        for k in range(repetitions)
+    ]
+    loop = LotkaVolterra()
+    function = loop.function(np)
+    call = _tensor_call(function, loop.point)
+    call()
+    again = [_timed(call) for _ in range(repetitions)]
+    y = function(tj.tensor(loop.point, requires_grad=True))
+    pieces = plans.pieces_of([y.rec])
+    plan = plans.plan_for(pieces, [(pieces.index(y.rec), y.view)], (), scalar_seed=True)
+    arguments = plan.arguments(pieces, ())
+    replay = tj.value_and_grad(function)
+    replay(loop.point)
+    ratios = []
+    for _ in range(10 * repetitions):
+        sweeps = _timed(lambda: plan.swept(arguments, None))
+        ratios.append(sweeps / _timed(lambda: replay(loop.point)))
+    return [
+        Limit("tensors: Lotka–Volterra, the first time", median(first), 0.3),
+        Limit("tensors: Lotka–Volterra, structure known", median(again), 0.15),
+        Limit("tensors: its sweeps, ratio to the replay", median(ratios), 1.5, unit=""),
+    ]
+
+
 #: The groups of figures, by the name that selects them.
 LIMITS: dict[str, Callable[[Effort], list[Limit]]] = {
     "call-cost": call_cost,
@@ -335,4 +406,5 @@ LIMITS: dict[str, Callable[[Effort], list[Limit]]] = {
     "growth": growth,
     "allocation": allocation,
     "process-start": process_start,
+    "tensors": tensors,
 }
