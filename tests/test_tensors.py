@@ -236,6 +236,27 @@ def test_no_grad_and_enable_grad():
     assert not value().requires_grad
 
 
+def test_no_grad_as_a_decorator_nests():
+    x = tj.tensor([1.0], requires_grad=True)
+
+    @tj.no_grad()
+    def f(n):
+        return f(n - 1) if n else x * 2
+
+    assert not f(3).requires_grad
+    assert tj.is_grad_enabled()
+
+
+def test_elements_of_leaves():
+    x = tj.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    (x[0] * x[-1] * x[-3]).backward()
+    assert x.grad.tolist() == [6.0, 0.0, 1.0]
+    with pytest.raises(IndexError):
+        x[3]
+    with pytest.raises(IndexError):
+        x[-4]
+
+
 def test_gradient_descent_under_no_grad():
     rng = _rng()
     X, truth = rng.standard_normal((20, 2)), np.array([3.0, -2.0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import threading
 import weakref
 from typing import Any
@@ -78,6 +79,12 @@ class set_grad_enabled(contextlib.ContextDecorator):
     def __init__(self, mode: bool) -> None:
         self.mode = bool(mode)
         self._before: list[bool] = []
+
+    def _recreate_cm(self) -> set_grad_enabled:
+        """A decorator's own memory for each call: calls nest, and run in several threads."""
+        fresh = copy.copy(self)
+        fresh._before = []
+        return fresh
 
     def __enter__(self) -> None:
         self._before.append(local.state.enabled)

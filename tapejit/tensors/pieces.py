@@ -131,6 +131,8 @@ class Piece(Recorder):
     level = -1
     closed = False
     spent = False
+    #: Whether it has any of what most pieces never need.
+    has_more = False
     name = "tensors"
     body = ""
     n_guards = 0
@@ -178,6 +180,7 @@ class Piece(Recorder):
             raise AttributeError(name)
         value = make()
         setattr(self, name, value)
+        self.has_more = True
         return value
 
     @property
@@ -411,15 +414,19 @@ class Piece(Recorder):
 
     def release(self) -> None:
         """Forget everything: the graph was freed."""
-        own = self.__dict__
-        own.update(_RELEASED)
-        if "_kept" in own:
-            own.update(_kept=(), _array_numbers={}, _copies={})
+        # One by one: through ``__dict__`` an object loses its compact form.
+        self.spent = True
+        self.limit = 0
+        self.code = self.codes = self.offsets = self.calls = self.sources = self.kinds = _NONE
+        self.constant_ids = self.constant_values = _NONE
+        self._known = {}
+        self.reads = _NO_READS
+        if self.has_more:
+            self._kept, self._array_numbers, self._copies = [], {}, {}
 
 
-_RELEASED: dict[str, Any] = dict.fromkeys(
-    ("code", "codes", "offsets", "calls", "constant_values", "constant_ids", "sources", "kinds"), ()
-) | {"spent": True, "limit": 0, "_known": {}, "reads": frozenset()}
+_NONE: Any = ()
+_NO_READS: frozenset[Piece] = frozenset()
 _SELDOM: dict[str, Callable[[], Any]] = {
     "constants": dict, "array_constants": list, "_array_numbers": dict, "_kept": list,
     "cells": dict, "captured": list, "_captures": dict, "_element_writes": dict,

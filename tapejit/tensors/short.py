@@ -20,7 +20,7 @@ from ..tape import ARRAY, SCALAR, Buffer, Call, View, row_major
 from .grad_mode import local
 from .pieces import CALL_SIZE, LEAF, NOWHERE, Piece, _call_numbers, numbered, root_piece
 
-__all__ = ["UFUNCS", "binary", "install", "scalars", "total", "unary"]
+__all__ = ["UFUNCS", "binary", "element", "install", "scalars", "total", "unary"]
 
 _float64 = np.float64
 _dtype = np.dtype(np.float64)
@@ -242,6 +242,21 @@ def total(x: Any, depth: int = 2) -> Any:
     piece.codes.append(frame.f_code)
     piece.offsets.append(frame.f_lasti)
     return _scalar(piece, _add(value) if len(shape) == 1 else _add(value, None), number)
+
+
+def element(x: Any, index: int) -> Any:
+    """An element of a leaf with one axis: its own place, no instruction."""
+    cell = x.cell
+    value = x.value
+    if value is not cell.storage or value.ndim != 1 or value.dtype is not _dtype:
+        return None
+    piece = _root()
+    if piece is None:
+        return None
+    number = _array(piece, x, cell, LEAF)
+    if index < 0:
+        index += value.size
+    return _scalar(piece, value[index], ARRAY + piece.buffers[number].base + index)
 
 
 def _scalar(piece: Piece, value: Any, element: int) -> Any:

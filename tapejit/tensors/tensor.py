@@ -54,7 +54,7 @@ __all__ = ["ArrayTensor", "ScalarTensor", "Tensor", "tensor"]
 _float64 = np.dtype(np.float64)
 _sum = np.sum
 _short_ufunc = short.UFUNCS.get
-_short_unary, _short_binary = short.unary, short.binary
+_short_unary, _short_binary, _short_element = short.unary, short.binary, short.element
 _short_scalars, _short_total = short.scalars, short.total
 
 #: Attributes of tensors that are not set before they are needed.
@@ -556,9 +556,13 @@ class ArrayTensor(_Shared, ArrayTracer):
     def __getitem__(self, index: Any) -> Any:
         if not local.state.enabled or not self.requires_grad:
             return wrap_item(self, self.value[unwrapped(index)])
-        if type(index) is int and self.rec is not LEAF:
-            value = self.value[index]
-            if type(value) is not np.ndarray and self.cell.memory is None:
+        if type(index) is int:
+            value = self.value[index]  # and NumPy's own errors
+            if self.rec is LEAF:
+                result = _short_element(self, index)
+                if result is not None:
+                    return result
+            elif type(value) is not np.ndarray and self.cell.memory is None:
                 return element_of(self, value, (index,))
         return _method(self, getitem, operator.getitem, index)
 
