@@ -21,8 +21,10 @@ from .control_flow import fori_loop as fori_loop
 from .control_flow import scan as scan
 from .control_flow import switch as switch
 from .control_flow import while_loop as while_loop
+from .custom.callback import pure_callback as pure_callback
 from .custom.functions import custom_jvp as custom_jvp
 from .custom.functions import custom_vjp as custom_vjp
+from .custom.kernels import register_op as register_op
 from .errors import GuardOverflowWarning as GuardOverflowWarning
 from .errors import LoopLimitError as LoopLimitError
 from .errors import ReplayMismatchError as ReplayMismatchError

@@ -29,13 +29,14 @@ from .compiled import (
     leaves_of,
     moving_leaves,
     normalise,
-    raise_status,
+    raise_reverse,
     typed,
 )
 from .derive.inline import Inlined
 from .errors import TraceError
 from .interpreters import entry, layout
 from .interpreters.entry import DELIVER, OBJECT, RUN_REVERSE
+from .interpreters.user import raise_python
 from .lowering.build import Slot
 from .paths import Path
 from .program import Workspace
@@ -283,6 +284,7 @@ class ValueAndGrad(Compiled):
                     if status != layout.ARGUMENT_CHANGED:
                         workspace.clear()
                     pool.append(workspace)
+                    raise_python(status)
                 else:
                     results = fast.call(args, () if out is None else engine._in_order(args, out))
                     if results is not None:
@@ -361,8 +363,7 @@ class ValueAndGrad(Compiled):
         status = _deliver(workspace, arrays, RUN_REVERSE)
         if status != layout.DONE:
             workspace.clear()
-            if status != layout.ARGUMENT_CHANGED:
-                raise_status(status, path.tape, 0, f"gradient of `{self.function.name}`")
+            raise_reverse(status, f"gradient of {self.function.name}", path.tape)
             raise TraceError(f"`{self.function.name}`: `out` does not fit the gradient")
         results = _results(workspace, arrays)
         program.give_back(workspace)
@@ -646,20 +647,23 @@ class Pullback:
         with self._lock:
             if self._used and code.rewrites:
                 # The last reverse sweep undid the in-place writes.
-                workspace.run(entry.RUN_FORWARD)
+                self._done(workspace.run(entry.RUN_FORWARD))
             for slot, seed in zip(code.seeds, seeds, strict=True):
                 n = math.prod(slot.shape)
                 workspace.values[slot.offset : slot.offset + n] = np.ravel(seed)
             bind_in_place(workspace, code.gradients, arrays)
             self._used = True
-            status = _deliver(workspace, arrays, RUN_REVERSE)
-            if status != layout.DONE:
-                workspace.clear()
-                raise_status(status, self._path.tape, 0, f"pullback of `{self._name}`")
+            self._done(_deliver(workspace, arrays, RUN_REVERSE))
             gradients = _results(workspace, arrays)
         moving = iter(gradients)
         leaves = [None if still else next(moving) for still in self._static]
         return pytrees.unflatten(self._structure, leaves)[0]
+
+    def _done(self, status: int) -> None:
+        """Raise where a sweep stopped: a later call starts afresh."""
+        if status != layout.DONE:
+            self._workspace.clear()
+            raise_reverse(status, f"pullback of {self._name}", self._path.tape)
 
     def __del__(self) -> None:
         workspace = getattr(self, "_workspace", None)

@@ -22,6 +22,7 @@ from .errors import (
 )
 from .interpreters import layout
 from .interpreters.entry import BIND, OBJECT, RUN_FORWARD, RUN_TANGENT
+from .interpreters.user import raise_python
 from .paths import Path, PathTrie
 from .program import Program, Workspace, program_for
 from .recording.record import Constant, Recording, record_function
@@ -456,7 +457,23 @@ def raise_status(status: int, tape: Tape, row: int, where: str = "") -> None:
         raise np.linalg.LinAlgError(
             f"{where}: a matrix is singular (or, for cholesky, not positive definite)"
         )
+    raise_python(status)
+    if status == layout.OPERATION_ERROR:
+        call = tape.calls[tape.code[row, 1]] if tape.code[row, 0] == layout.CALL else None
+        name = f"`{call.op.partition('#')[0]}`" if call is not None else "a registered operation"
+        raise RuntimeError(f"{where}: a kernel of {name} raised an exception")
     raise RuntimeError(f"{where}: a sweep stopped with status {status}")
+
+
+def raise_reverse(status: int, name: str, tape: Tape) -> None:
+    """The Python exception of a reverse sweep of ``name`` that stopped."""
+    raise_python(status)
+    if status == layout.OPERATION_ERROR:
+        raise RuntimeError(
+            f"`{name}`: the reverse kernel of a registered operation raised an exception"
+        )
+    if status != layout.ARGUMENT_CHANGED:
+        raise_status(status, tape, 0, name)
 
 
 class Compiled:

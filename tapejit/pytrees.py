@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import optree
@@ -15,14 +16,18 @@ _registered: set[type] = set()
 _lock = threading.Lock()
 
 
-def flatten(tree: Any, none_is_leaf: bool = False) -> tuple[list, Any]:
+def flatten(
+    tree: Any, none_is_leaf: bool = False, is_leaf: Callable[[Any], bool] | None = None
+) -> tuple[list, Any]:
     """Leaves and structure; ``None`` is part of the structure, or a leaf."""
-    leaves, structure = optree.tree_flatten(tree, none_is_leaf=none_is_leaf, namespace=_NAMESPACE)
+    leaves, structure = optree.tree_flatten(
+        tree, is_leaf=is_leaf, none_is_leaf=none_is_leaf, namespace=_NAMESPACE
+    )
     if any(_is_dataclass(leaf) for leaf in leaves):
         for leaf in leaves:
             if _is_dataclass(leaf):
                 _register(type(leaf))
-        return flatten(tree, none_is_leaf)
+        return flatten(tree, none_is_leaf, is_leaf)
     return leaves, structure
 
 

@@ -20,6 +20,7 @@ from .interpreters.entry import (
     RUN_FORWARD,
     RUN_REVERSE,
 )
+from .interpreters.user import raise_python
 from .lowering.build import Slot
 from .program import Program, Workspace
 
@@ -117,6 +118,7 @@ class Shortcut:
             if status != ARGUMENT_CHANGED:
                 workspace.clear()
             self.pool.append(workspace)
+            raise_python(status)
             return None
         scalars = workspace.scalars
         results = [scalars[k] if array is None else array for k, array in enumerate(arrays)]

@@ -143,14 +143,39 @@ def test_a_loop_until_convergence_with_an_implicit_rule():
         return x
 
     def fwd(a):
-        x = root.function(a)
+        x = root(a)
         return x, x
 
     root.defvjp(fwd, lambda x, g: (g / (2.0 * x),))
     gradient = tj.grad(root)
+    for a in (2.0, 9.0):
+        assert_allclose(tj.hvp(root)(a, 1.0), -0.25 * a**-1.5, rtol=1e-10)
+        assert_allclose(tj.grad(tj.grad(root))(a), -0.25 * a**-1.5, rtol=1e-10)
+        third = tj.grad(tj.grad(tj.grad(root)))
+        assert_allclose(third(a), 0.375 * a**-2.5, rtol=1e-10)
     for a in (2.0, 9.0, 0.3):
         assert_allclose(gradient(a), 0.5 / np.sqrt(a), rtol=1e-10)
     assert_allclose(tj.jvp(root, (2.0,), (3.0,))[1], 1.5 / np.sqrt(2.0), rtol=1e-10)
+
+
+def test_a_loop_with_a_forward_rule():
+    @tj.custom_jvp
+    def root(a):
+        x = a
+        while abs(x * x - a) > 1e-12:
+            x = 0.5 * (x + a / x)
+        return x
+
+    @root.defjvp
+    def rule(primals, tangents):
+        x = root(*primals)
+        return x, tangents[0] / (2.0 * x)
+
+    for a in (2.0, 9.0):
+        assert_allclose(tj.grad(root)(a), 0.5 * a**-0.5, rtol=1e-10)
+        assert_allclose(tj.jvp(root, (a,), (2.0,))[1], a**-0.5, rtol=1e-10)
+        assert_allclose(tj.hvp(root)(a, 1.0), -0.25 * a**-1.5, rtol=1e-10)
+        assert_allclose(tj.grad(tj.grad(root))(a), -0.25 * a**-1.5, rtol=1e-10)
 
 
 def test_straight_through_and_reversed_gradients():

@@ -37,6 +37,7 @@ def example(capsys: pytest.CaptureFixture[str]) -> Any:
 def test_every_example_is_tested() -> None:
     names = {path.stem for path in EXAMPLES.glob("*.py")}
     here = {
+        "custom_rules",
         "logistic_regression",
         "lotka_volterra",
         "neural_network",
@@ -91,3 +92,16 @@ def test_burgers(
     sizes = {kind: [float(size) for k, size in rows if k == kind] for kind, _ in rows}
     assert max(max(sizes[kind]) for kind in sizes if kind != "StoreAll") <= sizes["StoreAll"][0]
     assert (tmp_path / "burgers.png").stat().st_size > 10_000
+
+
+def test_custom_rules(example: Any) -> None:
+    printed = example("custom_rules")
+    slopes = [float(x) for x in re.search(r"e = 0.3: \[(.*)\]", printed)[1].split()]
+    module = load("custom_rules")
+    step = 1e-5
+    for i, slope in enumerate(slopes):
+        ends = [[1.0 + s * (i == 0), 0.3 + s * (i == 1)] for s in (step, -step)]
+        above, below = (module.distance(*end) for end in ends)
+        assert slope == pytest.approx((above - below) / (2.0 * step), abs=1e-6)
+    assert 0.05 < float(re.search(r"best rate is (\S+)", printed)[1]) < 0.3
+    assert float(re.search(r"slope at 3: (\S+)", printed)[1]) == pytest.approx(0.922784)

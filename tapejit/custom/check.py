@@ -13,7 +13,7 @@ from ..recording.recorder import paused, where_am_i
 from ..recording.tracer import value_of
 from ..testing import difference
 
-__all__ = ["check_jvp", "check_vjp", "compare_pulled", "compare_pushed"]
+__all__ = ["check_jvp", "check_operation", "check_vjp"]
 
 #: At most so many elements of an argument are checked, drawn at random.
 MOST = 64
@@ -36,7 +36,7 @@ def check_vjp(custom: Any, arguments: Any) -> None:
             *_concrete(tuple(arguments.given())), residuals, pytrees.unflatten(structure, filled)
         )
         pulled = arguments.taken(custom.name, parts)
-        compare_pulled(custom.name, "bwd", function, values, cotangent, pulled, arguments.name)
+        _compare_pulled(custom.name, "bwd", function, values, cotangent, pulled, arguments.name)
 
 
 def check_jvp(custom: Any, arguments: Any) -> None:
@@ -57,10 +57,37 @@ def check_jvp(custom: Any, arguments: Any) -> None:
             _same_value(custom.name, "jvp", result, _numbers(value))
             return _numbers(tangent)
 
-        compare_pushed(custom.name, "jvp", function, values, push, arguments.name)
+        _compare_pushed(custom.name, "jvp", function, values, push, arguments.name)
 
 
-def compare_pulled(
+def check_operation(operation: Any, derivatives: Any, values: Sequence[np.ndarray]) -> None:
+    """Compare the kernels and rules of a registered operation with differences of its value."""
+    name = operation.__name__
+    call = operation.forward
+
+    def function(*values: Any) -> list[np.ndarray]:
+        return [np.asarray(call.evaluate([np.asarray(x, np.float64) for x in values]))]
+
+    def call_it(i: int) -> str:
+        return f"operand {i}"
+
+    with paused():
+        (result,) = function(*values)
+        (g,) = _drawn([result])
+        if derivatives.reverse is not None or derivatives.vjp_rule is not None:
+            pulled = derivatives.vjp(g, result, values, ())
+            _compare_pulled(name, "reverse", function, values, [g], pulled, call_it)
+        if derivatives.reverse is not None and derivatives.vjp_rule is not None:
+            pulled = derivatives.pull(g, result, values)
+            _compare_pulled(name, "vjp", function, values, [g], pulled, call_it)
+        if derivatives.tangent is not None or derivatives.jvp_rule is not None:
+            _compare_pushed(
+                name, "tangent", function, values,
+                lambda tangents: _numbers(derivatives.jvp(tangents, result, values, ())), call_it,
+            )  # fmt: skip
+
+
+def _compare_pulled(
     name: str, part: str, function: Callable[..., list], values: Sequence[Any],
     cotangent: Sequence[np.ndarray], pulled: Sequence[Any], call_it: Callable[[int], str],
 ) -> None:  # fmt: skip
@@ -71,7 +98,7 @@ def compare_pulled(
         _agree(name, part, given, expected, f"element {_shown(index)}of {call_it(i)}")
 
 
-def compare_pushed(
+def _compare_pushed(
     name: str, part: str, function: Callable[..., list], values: Sequence[Any],
     push: Callable[[Sequence[Any]], list[np.ndarray]], call_it: Callable[[int], str],
 ) -> None:  # fmt: skip

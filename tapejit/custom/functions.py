@@ -16,7 +16,7 @@ from ..recording.recorder import Recorder, innermost, where_am_i
 from ..recording.splice import splice
 from ..recording.tracer import Tracer, entrance, is_traced, lift, recorder_of, value_of
 from ..tape import size_of
-from .rules import Backward, Forward, Rules, apply_rule, packed, unpacked
+from .rules import Backward, Forward, Given, Rules, apply_rule, packed, unpacked
 from .structure import SHOWN, Arguments, Result, summary, zeros_like
 
 __all__ = ["custom_jvp", "custom_vjp"]
@@ -85,6 +85,24 @@ class _Custom:
     def _record(self, arguments: Arguments, rec: Recorder) -> Any:
         raise NotImplementedError
 
+    def _recorded_plainly(
+        self, arguments: Arguments, rec: Recorder
+    ) -> tuple[Result, Any, list[Tracer]]:
+        """(result, its moving leaves packed, what it closes over) of the function itself."""
+        given = self.rules.given
+        if given is not None and given.answers(arguments.traced):
+            return given.result, given.packed, []
+        result: Any = None
+
+        def run(*inputs: Any) -> list:
+            nonlocal result
+            result = Result(self.function(*arguments.with_leaves(inputs)))
+            return [result.leaves[i] for i in result.traced]
+
+        values, closed_over = _recorded(rec, self.name, run, arguments)
+        moving = result.spliced(values)
+        return result, packed(moving) if moving else None, closed_over
+
 
 def _recorded(
     rec: Recorder, name: str, function: Callable[..., list], arguments: Arguments
@@ -125,17 +143,15 @@ class CustomVjp(_Custom):
                 f"{where_am_i()}: `{self.name}` has no rule yet; call "
                 f"`{self.function.__name__}.defvjp(fwd, bwd)` first"
             )
+        if self.rules.under_way:
+            return self._record_within(arguments, rec)
         result: Any = None
         residuals: Any = None
 
         def run(*inputs: Any) -> list:
             nonlocal result, residuals
-            pair = self.fwd(*arguments.with_leaves(inputs))
-            if not isinstance(pair, tuple) or len(pair) != 2:
-                raise RuleError(
-                    f"{where_am_i()}: fwd of `{self.name}` must return a pair (result, "
-                    f"residuals), got {summary(pair)}"
-                )
+            with self.rules.recording():
+                pair = self._forward(arguments.with_leaves(inputs))
             result, residuals = Result(pair[0]), Result(pair[1])
             return [part.leaves[i] for part in (result, residuals) for i in part.traced]
 
@@ -154,25 +170,64 @@ class CustomVjp(_Custom):
         )  # fmt: skip
         return result.tree(unpacked(whole, result.shapes))
 
+    def _forward(self, args: tuple) -> tuple[Any, Any]:
+        """(result, residuals) of ``fwd``."""
+        pair = self.fwd(*args)
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            raise RuleError(
+                f"{where_am_i()}: fwd of `{self.name}` must return a pair (result, residuals), got "
+                f"{summary(pair)}"
+            )
+        return pair
+
+    def _record_within(self, arguments: Arguments, rec: Recorder) -> Any:
+        """A call in the function's own rule: ``fwd`` waits until a derivative asks for it."""
+        n = len(arguments.traced)
+        result, whole, closed_over = self._recorded_plainly(arguments, rec)
+        if not result.moving:
+            return result.tree([])
+
+        def residuals_of(inputs: Sequence[Any]) -> Any:
+            args = inputs[1 : 1 + n]
+            with self.rules.recording(Given.of(args, inputs[0], result)):
+                return self._forward(arguments.with_leaves(args))[1]
+
+        whole = apply_rule(
+            rec, whole, arguments.traced, closed_over, [], self.rules,
+            (arguments.key(), result.structure),
+            lambda operands: self._backward(arguments, result, residuals_of, operands),
+        )  # fmt: skip
+        return result.tree(unpacked(whole, result.shapes))
+
     def _rule(
         self, arguments: Arguments, result: Result, residuals: Result, operands: list
     ) -> Backward:
         """``bwd``, recorded."""
-        positions: list[int] = []
         n_kept = len(residuals.traced)
 
-        def run(g: Any, *inputs: Any) -> list[Any]:
+        def residuals_of(inputs: Sequence[Any]) -> Any:
             leaves = list(residuals.leaves)
             for i, value in zip(residuals.traced, inputs[len(inputs) - n_kept :], strict=True):
                 leaves[i] = value
-            cotangents = self._pulled(
-                arguments,
-                pytrees.unflatten(residuals.structure, leaves),
-                result.cotangents(unpacked(g, result.shapes)),
-            )
-            positions.clear()
-            kept = [i for i, cotangent in enumerate(cotangents) if cotangent is not None]
-            positions.extend(1 + i for i in kept)
+            return pytrees.unflatten(residuals.structure, leaves)
+
+        return self._backward(arguments, result, residuals_of, operands)
+
+    def _backward(
+        self,
+        arguments: Arguments,
+        result: Result,
+        residuals_of: Callable[[Sequence[Any]], Any],
+        operands: list,
+    ) -> Backward:
+        """``bwd``, recorded; ``residuals_of`` finds the residuals among the operands."""
+        positions: list[int] = []
+
+        def run(g: Any, *inputs: Any) -> list[Any]:
+            cotangent = result.cotangents(unpacked(g, result.shapes))
+            cotangents = self._pulled(arguments, residuals_of(inputs), cotangent)
+            kept = [i for i, part in enumerate(cotangents) if part is not None]
+            positions[:] = [1 + i for i in kept]
             return [cotangents[i] for i in kept]
 
         g = np.ones(np.shape(operands[0]))[()]
@@ -244,21 +299,13 @@ class CustomJvp(_Custom):
                 f"{where_am_i()}: `{self.name}` has no rule yet; call "
                 f"`{self.function.__name__}.defjvp(jvp)` first"
             )
-        result: Any = None
-
-        def run(*inputs: Any) -> list:
-            nonlocal result
-            result = Result(self.function(*arguments.with_leaves(inputs)))
-            return [result.leaves[i] for i in result.traced]
-
-        values, closed_over = _recorded(rec, self.name, run, arguments)
-        moving = result.spliced(values)
-        if not moving:
+        result, whole, closed_over = self._recorded_plainly(arguments, rec)
+        if not result.moving:
             return result.tree([])
-        if self.check:
+        if self.check and not self.rules.under_way:
             self._check(arguments)
         whole = apply_rule(
-            rec, packed(moving), arguments.traced, closed_over, [], self.rules,
+            rec, whole, arguments.traced, closed_over, [], self.rules,
             (arguments.key(), result.structure),
             lambda operands: self._rule(arguments, result, operands),
         )  # fmt: skip
@@ -273,8 +320,8 @@ class CustomJvp(_Custom):
             tangents: list[Any] = [zeros_like(tracer) for tracer in arguments.traced]
             for i, tangent in zip(floats, inputs, strict=False):
                 tangents[i] = tangent
-            first = len(floats) + 1
-            pushed = self._pushed(arguments, inputs[first : first + n], tangents, result)
+            first = len(floats)
+            pushed = self._pushed(arguments, inputs[first : first + 1 + n], tangents, result)
             return [_packed_constants(pushed)]
 
         leading = [np.ones(arguments.traced[i].shape)[()] for i in floats]
@@ -284,11 +331,15 @@ class CustomJvp(_Custom):
     def _pushed(
         self, arguments: Arguments, inputs: Sequence[Any], tangents: list, result: Result
     ) -> list[Any]:
-        """Tangents of the leaves of the result that move, checked."""
-        primals = tuple(arguments.trees_of(inputs))
-        pair = self.rule(
-            *arguments.given(), primals, tuple(arguments.trees_of(tangents, zeros_like))
-        )
+        """Tangents of the leaves of the result that move, checked.
+
+        ``inputs``: the packed result, then the traced leaves of the arguments.
+        """
+        primals = tuple(arguments.trees_of(inputs[1:]))
+        with self.rules.recording(Given.of(inputs[1:], inputs[0], result)):
+            pair = self.rule(
+                *arguments.given(), primals, tuple(arguments.trees_of(tangents, zeros_like))
+            )
         if not isinstance(pair, tuple) or len(pair) != 2:
             raise RuleError(
                 f"{where_am_i()}: jvp of `{self.name}` must return a pair (result, tangent), got "

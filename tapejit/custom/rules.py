@@ -21,7 +21,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,7 +36,10 @@ from ..recording.tracer import Tracer, lift, record, recorder_of, value_of
 from ..tape import Tape, size_of
 from .linear import nonlinear_row
 
-__all__ = ["Backward", "Forward", "Rules", "apply_rule", "packed", "unpacked"]
+__all__ = [
+    "Backward", "Forward", "Given", "Rules", "apply_rule", "each_jvp", "each_vjp", "packed",
+    "unpacked",
+]  # fmt: skip
 
 
 def packed(values: Sequence[Any]) -> Any:
@@ -113,6 +116,25 @@ def _operation(
     )  # fmt: skip
 
 
+class Given(NamedTuple):
+    """A call whose result a rule has among its operands."""
+
+    arguments: Sequence[Any]
+    packed: Any
+    result: Any
+
+    @classmethod
+    def of(cls, arguments: Sequence[Any], packed: Any, result: Any) -> Given | None:
+        """The call, unless some of its result stands elsewhere."""
+        return cls(arguments, packed, result) if result.moving == result.traced else None
+
+    def answers(self, traced: Sequence[Any]) -> bool:
+        """Whether a call with these traced leaves is that call."""
+        return len(traced) == len(self.arguments) and all(
+            a is b for a, b in zip(traced, self.arguments, strict=True)
+        )
+
+
 class Rules(threading.local):
     """The rules of one user's function: which are being recorded in this thread.
 
@@ -124,15 +146,17 @@ class Rules(threading.local):
         self.name = name
         self.known = known
         self.under_way = False
+        self.given: Given | None = None
 
     @contextlib.contextmanager
-    def recording(self) -> Iterator[None]:
-        """A rule of the function is being recorded."""
-        self.under_way = True
+    def recording(self, given: Given | None = None) -> Iterator[None]:
+        """A rule of the function is being recorded, of a call whose result is known."""
+        before = self.under_way, self.given
+        self.under_way, self.given = True, given
         try:
             yield
         finally:
-            self.under_way = False
+            self.under_way, self.given = before
 
     def deferred(
         self,
@@ -179,6 +203,48 @@ class _Deferred:
     def jvp(self, *args: Any) -> Any:
         """The tangent of the result."""
         return self.rule.jvp(*args)
+
+
+def each_vjp(rule: Callable[..., Sequence[Any]]) -> Callable[..., Sequence[Any]]:
+    """A vjp for cotangents of the result's shape, for one 0-d one, or for several along axis 0."""
+
+    @functools.wraps(rule)
+    def vjp(self: Any, g: Any, f: Any, operands: Sequence[Any], params: tuple) -> Sequence[Any]:
+        given, shape = np.shape(value_of(g)), np.shape(value_of(f))
+        if len(given) <= len(shape):
+            g = g if given == shape else np.broadcast_to(g, shape)
+            return rule(self, g, f, operands, params)
+        several = [rule(self, g[k], f, operands, params) for k in range(given[0])]
+        return [
+            None if parts[0] is None else np.stack(parts) for parts in zip(*several, strict=True)
+        ]
+
+    return vjp
+
+
+def each_jvp(rule: Callable[..., Any]) -> Callable[..., Any]:
+    """A jvp for tangents of the operands' shapes, or for several of each along axis 0."""
+
+    @functools.wraps(rule)
+    def jvp(
+        self: Any, tangents: Sequence[Any], f: Any, operands: Sequence[Any], params: tuple
+    ) -> Any:
+        counts = {
+            np.shape(value_of(t))[0]
+            for t, x in zip(tangents, operands, strict=True)
+            if t is not None and np.ndim(value_of(t)) > np.ndim(value_of(x))
+        }
+        if not counts:
+            return rule(self, tangents, f, operands, params)
+        (n,) = counts
+        return np.stack(
+            [
+                rule(self, [t if t is None else t[k] for t in tangents], f, operands, params)
+                for k in range(n)
+            ]
+        )
+
+    return jvp
 
 
 class _Rule:
@@ -262,14 +328,14 @@ class Backward(_Rule):
     linear_in = "cotangent"
     remedy = "for forward mode give the function a custom_jvp instead"
 
+    @each_vjp
     def vjp(self, g: Any, f: Any, operands: Sequence[Any], params: tuple) -> Sequence[Any]:
         parts: list[Any] = [None] * len(operands)
-        shape = np.shape(value_of(f))
-        g = g if np.shape(value_of(g)) == shape else np.broadcast_to(g, shape)
         for position, part in zip(self.positions, self.run([g], operands), strict=True):
             parts[position] = part
         return parts
 
+    @each_jvp
     def jvp(self, tangents: Sequence[Any], f: Any, operands: Sequence[Any], params: tuple) -> Any:
         seeds = [_tangent(tangents[i], operands[i]) for i in self.positions]
         zero = np.zeros(np.shape(value_of(f)))[()]
@@ -282,17 +348,17 @@ class Forward(_Rule):
     linear_in = "tangents"
     remedy = "for reverse mode give the function a custom_vjp instead"
 
+    @each_vjp
     def vjp(self, g: Any, f: Any, operands: Sequence[Any], params: tuple) -> Sequence[Any]:
         parts: list[Any] = [None] * len(operands)
         zeros = [np.zeros(np.shape(value_of(operands[i])))[()] for i in self.positions]
-        shape = np.shape(value_of(f))
-        g = g if np.shape(value_of(g)) == shape else np.broadcast_to(g, shape)
         for position, part in zip(
             self.positions, self.transposed(zeros, operands, [g]), strict=True
         ):
             parts[position] = part
         return parts
 
+    @each_jvp
     def jvp(self, tangents: Sequence[Any], f: Any, operands: Sequence[Any], params: tuple) -> Any:
         leading = [_tangent(tangents[i], operands[i]) for i in self.positions]
         return self.run(leading, operands)[0]

@@ -265,7 +265,9 @@ def _save(path: Path, function: Callable, code: _Code) -> None:
 
 
 def _path(function: Callable, signature: Signature, nogil: bool | None) -> Path | None:
-    """The file of ``function``, compiled for this machine."""
+    """The file of ``function``, compiled for this machine; None for one that is not kept."""
+    if getattr(function, "transient", False):
+        return None
     try:
         folder = _folder(inspect.getfile(function), function)
     except (RuntimeError, TypeError) as error:
@@ -426,6 +428,8 @@ class _Library(numba_codegen.AOTCodeLibrary):
     def _optimize_final_module(self) -> None:
         # Nothing but the exports is visible from outside: the rest is inlined and dropped, and
         # the object needs none of the symbols of Numba's unused helpers.
+        if not self.exports:
+            return  # a part of another library: optimised there
         module = self._final_module
         for value in (*module.functions, *module.global_variables):
             visible = value.is_declaration or value.name in self.exports

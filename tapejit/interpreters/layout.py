@@ -59,6 +59,8 @@ LINALG_ERROR = 4
 PAUSED = 5  # a loop gives Python a chance to see signals; the sweep goes on where it stopped
 LOOP_LIMIT = 6
 FILE_ERROR = 7  # a snapshot could not be written to its file, or read back
+OPERATION_ERROR = 8  # a user's kernel raised an exception
+PYTHON_ERROR = 9  # a call of Python raised one, which is kept
 
 # Op codes: elementwise operations first, then these.
 _BASE = len(OPS)

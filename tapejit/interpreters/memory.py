@@ -101,6 +101,16 @@ def tile(context: np.ndarray, count: int) -> int:
     return min(count - context[0], context[1])
 
 
+_KERNEL = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
+
+
+def call_now(function: int, context: int, instruction: int) -> int:
+    """Call one kernel from Python, without the GIL."""
+    if function in python_kernels:
+        return python_kernels[function](context, instruction)
+    return _KERNEL(function)(context, instruction)
+
+
 def call_kernel(function: int, context: int, instruction: int) -> int:
     """Call the kernel at address ``function``; returns its status (0: done)."""
     return python_kernels[int(function)](context, instruction)

@@ -293,6 +293,7 @@ class _Builder:
         """Values and tangents in one sweep; every intermediate is stored."""
         stream = Stream()
         starts = np.zeros(len(self.code), np.int32)
+        moving = self._moving_calls(segments)
         for segment in segments:
             if not segment.calls:
                 self.emit_scalars(stream, segment.first, segment.last, starts)
@@ -300,8 +301,47 @@ class _Builder:
             starts[segment.first : segment.last] = stream.length
             with self.located(segment):
                 for call in segment.calls:
-                    self._tangent_call(stream, call, targets)
+                    if id(call) in moving:
+                        self._tangent_call(stream, call, targets)
+                    else:
+                        self._value_call(stream, call)
         return stream, starts
+
+    def _moving_calls(self, segments: list[_Segment]) -> set[int]:
+        """Calls whose tangents the outputs' tangents may need.
+
+        Others feed what has no derivative alone: the operands of a user's rule, say, which knows
+        the derivative of a whole function.
+        """
+        wanted: set[tuple[int, int]] = set()
+
+        def key(view: View) -> tuple[int, int]:
+            return view.buffer, view.offset if view.buffer == SCALAR else 0
+
+        rows = self.code[(self.code[:, 0] >= 0) & (self.code[:, 0] < CALL)]
+        elements = np.unique(rows[:, 1:])
+        wanted.update((SCALAR, e) for e in elements[elements < ARRAY].tolist())
+        if (elements >= ARRAY).any():
+            found = self.tape.buffer_of(elements[elements >= ARRAY] - ARRAY)
+            wanted.update((buffer, 0) for buffer in np.unique(found).tolist())
+        wanted.update(key(leaf.view) for leaf in self.tape.outputs)
+        moving = set()
+        for segment in reversed(segments):
+            for call in reversed(segment.calls):
+                in_place = call.op in ("write", "scatter_write")
+                if in_place or key(call.result) in wanted:
+                    moving.add(id(call))
+                    wanted.update(key(view) for view in _differentiable_operands(call))
+        return moving
+
+    def _value_call(self, stream: Stream, call: Call) -> None:
+        """The value of a call alone."""
+        if call.op in OPS:
+            n, shape = call.result.size, call.result.shape
+            group = Group(self.frame, [call], shape, n, n > _tile_from())
+            elementwise.lower_forward(group, stream)
+        else:
+            emit_call(self.frame, stream, call)
 
     def _tangent_call(self, stream: Stream, call: Call, targets: Targets) -> None:
         frame = self.frame

@@ -55,7 +55,7 @@ class KernelTable:
     def __init__(self, plain: bool = False) -> None:
         self.plain = plain
         self.numbers: dict[str, int] = dict(_INTERPRETERS)
-        self.addresses = np.zeros(1024, np.int64)
+        self.addresses = np.zeros(_MOST_KERNELS, np.int64)
         self._lock = threading.Lock()
 
     def number(self, name: str) -> int:
@@ -69,13 +69,14 @@ class KernelTable:
         return number
 
     def _address(self, name: str) -> int:
-        from ..interpreters import cache, linalg_kernels, loop_kernels, memory
+        from ..interpreters import cache, linalg_kernels, loop_kernels, memory, user
 
+        if name == user.PYTHON_CALL and not self.plain:
+            return user.python_call_address()
+        function = user.python_call if name == user.PYTHON_CALL else user.functions.get(name)
         for module in (kernels, array_kernels, linalg_kernels, loop_kernels):
-            function = getattr(module, name, None)
-            if function is not None:
-                break
-        else:
+            function = function or getattr(module, name, None)
+        if function is None:
             raise KeyError(name)
         if self.plain:
             address = -1 - len(memory.python_kernels)
@@ -94,6 +95,9 @@ class KernelTable:
         """Whether any kernel in use needs the table of BLAS and LAPACK addresses."""
         return any(name.startswith(_BLAS_KERNELS) for name in self.numbers)
 
+
+#: Compiled programs hold the address of this table: it does not grow.
+_MOST_KERNELS = 1 << 16
 
 _INTERPRETERS = {"forward": 0, "reverse": 1, "tangent": 2}
 _BLAS_KERNELS = ("batched_matmul", "matrix_")

@@ -252,6 +252,42 @@ for _name in ("solve", "inv", "logabsdet", "detsign", "cholesky"):
     FORWARD[_name] = _factorization(f"matrix_{_name}")
 
 
+# --- users' operations ----------------------------------------------------------------------------
+
+
+@forward("user_kernel")
+def _user_kernel(
+    arena: Arena, stream: Stream, operands: list[Place], out: Place, params: tuple
+) -> None:
+    (operation,) = params
+    places = [contiguous(operand, arena, stream) for operand in operands]
+    shapes = [place.shape for place in places]
+    kernel, results, scratch = operation.kernel(shapes)
+    operation.address(shapes)  # a clear error where it does not compile
+    words: list[int] = []
+    for place in places:
+        words += (place.space, place.offset, *place.shape)
+    offset = out.offset
+    for shape in results:
+        words += (out.space, offset, *shape)
+        offset += size_of(shape)
+    if scratch is not None:
+        words += (VALUES, arena.reserve(scratch), scratch)
+    stream.call(kernel, words)
+
+
+@forward("python_call")
+def _python_call(
+    arena: Arena, stream: Stream, operands: list[Place], out: Place, params: tuple
+) -> None:
+    (operation,) = params
+    places = [contiguous(operand, arena, stream) for operand in operands]
+    words = [operation.number, out.space, out.offset]
+    for place in places:
+        words += (place.space, place.offset)
+    stream.call("python_call", words)
+
+
 def transposed(place: Place) -> Place:
     """The matrices of a stack, transposed."""
     shape = (*place.shape[:-2], place.shape[-1], place.shape[-2])
