@@ -57,7 +57,7 @@ class ForwardSweep(Sweep):
         self._find_needed()
 
     def _find_needed(self) -> None:
-        """What the outputs are computed from."""
+        """What the outputs are computed from, where derivatives pass."""
         arity = tables()[0]
         self.needed = np.zeros(max(self.n_compact, 1), np.uint8)
         self.needed_buffers: set[int] = set()
@@ -74,8 +74,9 @@ class ForwardSweep(Sweep):
                 compiled(scalars.useful)(self.code, self.needed, arity, first, last)
                 self.needed_buffers.update(self.buffers_of(touched[self.needed[touched] > 0]))
             elif self.is_needed(call):
-                for view in call.operands:
-                    self._need(view)
+                for view, carries in zip(call.operands, differentiable(call), strict=True):
+                    if carries:
+                        self._need(view)
 
     def _need(self, view: View) -> None:
         if view.buffer == SCALAR:
