@@ -306,7 +306,13 @@ class Variant:
         if program is None:
             if self.check_result is not None:
                 self.check_result(path)
-            program = program_for(path.tape, self.wrt, self.mode, self.scalar_seed, self.checkpoint)
+            mode, several = self.mode, False
+            plan = path.recording.plan
+            if plan is not None and plan.several:
+                mode, several = "tangent" if plan.choice.mode == "forward" else "gradient", True
+            program = program_for(
+                path.tape, self.wrt, mode, self.scalar_seed, self.checkpoint, several
+            )
             path.programs["program"] = program
         return program
 
@@ -348,8 +354,8 @@ class Variant:
 
         A workspace whose sweep raises is dropped, not pooled.
         """
-        sweep = RUN_TANGENT if self.mode == "tangent" else RUN_FORWARD
         workspace = self._bound(path, values, moving)
+        sweep = _sweep_of(workspace)
         status = workspace.run(sweep)
         while status != layout.DONE:
             start = int(workspace.context[layout.FAILED])
@@ -371,6 +377,13 @@ class Variant:
                 fresh = True
                 self.program(path).give_back(workspace)
                 workspace = self._bound(taken, values, moving)
+                sweep = _sweep_of(workspace)
+                status = workspace.run(sweep)
+            elif not self.program(other).continues(self.program(path)):
+                taken = other
+                self.program(path).give_back(workspace)
+                workspace = self._bound(taken, values, moving)
+                sweep = _sweep_of(workspace)
                 status = workspace.run(sweep)
             else:
                 taken = other
@@ -400,19 +413,24 @@ class Variant:
             return fresh
         scalars, arrays = path.prefix(row)
         of, to = self.program(path).code, self.program(other).code
-        for old, new in (
-            (workspace.values, fresh.values),
-            (workspace.tangents, fresh.tangents),
+        lanes = layout.LANES if self.program(path).several else 1
+        for old, new, k in (
+            (workspace.values, fresh.values, 1),
+            (workspace.tangents, fresh.tangents, lanes),
         ):
             if len(old) and len(new):
-                new[to.scalar_base : to.scalar_base + scalars] = old[
-                    of.scalar_base : of.scalar_base + scalars
+                new[k * to.scalar_base : k * (to.scalar_base + scalars)] = old[
+                    k * of.scalar_base : k * (of.scalar_base + scalars)
                 ]
-                new[to.array_base : to.array_base + arrays] = old[
-                    of.array_base : of.array_base + arrays
+                new[k * to.array_base : k * (to.array_base + arrays)] = old[
+                    k * of.array_base : k * (of.array_base + arrays)
                 ]
         self.program(path).give_back(workspace)
         return fresh
+
+
+def _sweep_of(workspace: Workspace) -> int:
+    return RUN_TANGENT if workspace.program.mode == "tangent" else RUN_FORWARD
 
 
 def guard_length(path: Path, row: int) -> int:

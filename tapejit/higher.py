@@ -21,13 +21,21 @@ from .api import (
     named,
     require_scalar,
 )
-from .compiled import Compiled, Function, Variant, as_argument, is_static, normalise
+from .compiled import (
+    Compiled,
+    Function,
+    Variant,
+    as_argument,
+    is_static,
+    normalise,
+    raise_reverse,
+)
 from .derive.choose import MODES, Plan, identity, plan_jacobian
 from .derive.inline import Inlined
 from .derive.tapes import pullback, pushforward
 from .errors import TraceError
 from .interpreters import layout
-from .interpreters.entry import BIND, DELIVER, OBJECT, RUN_FORWARD
+from .interpreters.entry import BIND, DELIVER, OBJECT, RUN_FORWARD, RUN_REVERSE, RUN_TANGENT
 from .paths import Path
 from .program import Workspace
 from .recording.record import Recording
@@ -264,7 +272,9 @@ class Jacobian(Derived):
         path, workspace = variant.execute(values, self._first_seeds)
         plan: Plan = path.recording.plan
         slots = workspace.program.code.values
-        if plan.whole:
+        if plan.several:
+            flat = self._in_lanes(workspace, plan)
+        elif plan.whole:
             flat = self._run(workspace, slots, "values", _result_arrays(slots))
         else:
             flat = self._by_blocks(workspace, plan)
@@ -275,7 +285,40 @@ class Jacobian(Derived):
 
     def _first_seeds(self, path: Path) -> list[Any]:
         plan: Plan = path.recording.plan
+        if plan.several:
+            return _lanes(plan, 0) if plan.choice.mode == "forward" else []
         return [] if plan.whole else _block(plan, 0)
+
+    def _in_lanes(self, workspace: Workspace, plan: Plan) -> list[Any]:
+        """Directions in vector mode, sweep by sweep; the first values have been computed."""
+        code, count = workspace.program.code, plan.choice.directions
+        forward = plan.choice.mode == "forward"
+        received = plan.outputs if forward else plan.inputs
+        slots = code.tangents_out if forward else code.gradients
+        rows = [np.empty((count, *shape)) for shape in received]
+        tangents = workspace.parameters[len(code.parameters) :]
+        for first in range(0, count, layout.LANES):
+            seeds = _lanes(plan, first)
+            if not forward:
+                for slot, seed in zip(code.seeds, seeds, strict=True):
+                    workspace.values[slot.offset : slot.offset + seed.size] = seed.ravel()
+                if first and code.rewrites:
+                    self._checked(workspace.run(RUN_FORWARD))
+                self._checked(workspace.run(RUN_REVERSE))
+            elif first:
+                for record, seed in zip(tangents, seeds, strict=True):
+                    record[OBJECT] = id(seed)
+                self._checked(workspace.run(BIND | RUN_TANGENT))
+            blocks = self._run(workspace, slots, "lanes", _result_arrays(slots))
+            for row, block in zip(rows, blocks, strict=True):
+                n = min(layout.LANES, count - first)
+                row[first : first + n] = np.moveaxis(block, -1, 0)[:n]
+        return _cut(rows, plan)
+
+    def _checked(self, status: int) -> None:
+        if status != layout.DONE:
+            raise_reverse(status, self.function.name)
+            raise RuntimeError(f"a sweep stopped with status {status}")
 
     def _by_blocks(self, workspace: Workspace, plan: Plan) -> list[Any]:
         """Blocks of directions, sweep by sweep; the first sweep has run already."""
@@ -291,9 +334,7 @@ class Jacobian(Derived):
                 seeds = [as_argument(seed) for seed in _block(plan, at)]
                 for record, seed in zip(seeded, seeds, strict=True):
                     record[OBJECT] = id(seed)
-                status = workspace.run(BIND | RUN_FORWARD)
-                if status != layout.DONE:
-                    raise RuntimeError(f"a sweep stopped with status {status}")
+                self._checked(workspace.run(BIND | RUN_FORWARD))
             blocks = self._run(workspace, slots, "values", _result_arrays(slots))
             for row, block in zip(rows, blocks, strict=True):
                 row[at : at + n] = block
@@ -375,6 +416,12 @@ def _block(plan: Plan, first: int) -> list[Any]:
     n, count = plan.choice.per_sweep, plan.choice.directions
     seeds = identity(plan.seeded, first, min(n, max(count, 1)))
     return [seed[0][()] if n == 1 or count == 0 else seed for seed in seeds]
+
+
+def _lanes(plan: Plan, first: int) -> list[np.ndarray]:
+    """Seeds of the directions from ``first`` on in vector mode: the lanes come last."""
+    seeds = identity(plan.seeded, first, layout.LANES)
+    return [np.ascontiguousarray(np.moveaxis(seed, 0, -1)) for seed in seeds]
 
 
 def _cut(rows: list[np.ndarray], plan: Plan) -> list[np.ndarray]:

@@ -47,22 +47,26 @@ class Program:
     """A tape laid out for execution: code words and constants, shared by all workspaces.
 
     Immutable but for its pool of idle workspaces.  ``tape`` is the tape that was laid out, after
-    ``passes``: equal to the recorded one up to the last guard.
+    ``passes``: equal to the recorded one up to the last guard.  With ``several``, its sweeps carry
+    ``LANES`` directions (vector mode).
     """
 
     def __init__(
         self, tape: Tape, wrt: tuple[int, ...], mode: str, scalar_seed: bool,
-        passes: Sequence[str] = DEFAULT, checkpoint: Schedule | None = None,
+        passes: Sequence[str] = DEFAULT, checkpoint: Schedule | None = None, several: bool = False,
     ) -> None:  # fmt: skip
         self.tape = optimize(tape, passes, values_only=mode == "value")
         self.wrt = wrt
         self.mode = mode
+        self.several = several
         self.table = kernel_table()
-        self.code: Code = lower(self.tape, wrt, mode, scalar_seed, checkpoint)
+        self.code: Code = lower(self.tape, wrt, mode, scalar_seed, checkpoint, several)
         names = {"value": ["forward"], "gradient": ["forward", "reverse"], "tangent": ["tangent"]}
         staged = ["forward", "reverse"] if self.code.loops else []
-        for name in (*names[mode], *staged):
+        for name in ("forward",) if several else (*names[mode], *staged):
             self.table.require(name)
+        #: What code words that call a kernel, and the entry, find kernels by.
+        self.addresses = self.table.in_lanes(mode) if several else self.table.addresses
         self._pool: list[Workspace] = []
 
     def checkout(self) -> Workspace:
@@ -76,6 +80,10 @@ class Program:
         """Return a workspace to the pool."""
         workspace.held = None
         self._pool.append(workspace)
+
+    def continues(self, other: Program) -> bool:
+        """Whether a sweep of another path's program can go on in this one."""
+        return (self.mode, self.several) == (other.mode, other.several)
 
     def row_at(self, word: int) -> int:
         """The tape row whose forward (or tangent) code holds ``word``, for messages."""
@@ -126,14 +134,17 @@ class _Memory:
     ``children``: those of staged loops and branches, whose values lie in their parent's arena.
     """
 
-    def __init__(self, code: Code, table: KernelTable, mode: str, budget: np.ndarray) -> None:
+    def __init__(
+        self, code: Code, table: KernelTable, addresses: np.ndarray, mode: str, budget: np.ndarray
+    ) -> None:
         self.code = code
+        self.addresses = addresses
         self.adjoints = _aligned(code.adjoint_size if mode == "gradient" else 0)
         self.tangents = _aligned(code.adjoint_size if mode == "tangent" else 0)
         self.scratch = _aligned(code.scratch_size + layout.TILE)
         self.context = c = np.zeros(layout.CONTEXT_WORDS, np.int64)
         c[layout.TILE_SIZE] = layout.UNTILED
-        c[layout.KERNELS] = table.addresses.ctypes.data
+        c[layout.KERNELS] = addresses.ctypes.data
         c[layout.BUDGET] = budget.ctypes.data
         if table.uses_blas:
             from .interpreters.blas import table_address
@@ -154,7 +165,13 @@ class _Memory:
             c[layout.CONTEXT_WORDS - 1 - i] = array.ctypes.data
         # A loop's reverse sweep may also be part of a program without one.
         self.children = [
-            _Memory(loop.child, table, "gradient" if len(loop.child.reverse) else "value", budget)
+            _Memory(
+                loop.child,
+                table,
+                addresses,
+                "gradient" if len(loop.child.reverse) else "value",
+                budget,
+            )
             for loop in code.loops
         ]
         self.records = np.zeros((len(self.children), loop_kernels.RECORD), np.int64)
@@ -196,7 +213,7 @@ class Workspace:
         offsets, constants = code.scalar_constants
         self.values[offsets] = constants
         self.budget = np.zeros(1, np.int64)
-        self.memory = _Memory(code, program.table, program.mode, self.budget)
+        self.memory = _Memory(code, program.table, program.addresses, program.mode, self.budget)
         self.adjoints, self.tangents = self.memory.adjoints, self.memory.tangents
         self.context = self.memory.context
         slots_in = [*code.parameters, *code.tangents_in]
@@ -288,13 +305,14 @@ def program_for(
     mode: str = "value",
     scalar_seed: bool = False,
     checkpoint: Schedule | None = None,
+    several: bool = False,
 ) -> Program:
     """The program of a tape: equal tapes share one."""
-    variant = (mode, scalar_seed, checkpoint, settings.plain_python, settings.tile_from)
+    variant = (mode, scalar_seed, checkpoint, several, settings.plain_python, settings.tile_from)
     key: Any = (tape.fingerprint, wrt, *variant)
     program = _interned.get(key)
     if program is None:
-        made = Program(tape, wrt, mode, scalar_seed, checkpoint=checkpoint)
+        made = Program(tape, wrt, mode, scalar_seed, checkpoint=checkpoint, several=several)
         with _lock:
             program = _interned.setdefault(key, made)
     return program

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..interpreters.layout import CALL, WRITE
+from ..interpreters.layout import CALL, LANES, WRITE
+from ..lowering.lanes import supports_lanes
 from ..ops.table import OPS
 from ..tape import Call, Leaf, Tape, View, size_of
 from .rules import one_by_one
@@ -26,10 +27,13 @@ MODES = ("auto", "forward", "reverse")
 CALL_COST, CHEAP, COSTLY, OTHER, PRODUCT = 15.0, 0.2, 1.0, 1.0, 0.06
 #: Elements of a derivative that stay in the second-level cache along with its neighbours.
 BLOCK = 1 << 17
-#: More scalar rows than this go one direction a sweep: each would be a short array instruction.
+#: More scalar rows than this are not derived for several directions: each would be a short array
+#: instruction.  Vector mode serves them, or they go one direction a sweep.
 MOST_SCALAR_ROWS = 2000
 #: On tapes of more rows than this, modes are not compared by making both tapes.
 MOST_COMPARED = 20_000
+#: In vector mode: a row for all lanes of a sweep; and what Python does between two sweeps.
+LANE_COST, SWEEP_COST = 3.0, 15000.0
 #: Constant seeds (the identity) of up to this many elements are part of the tape.
 MOST_CONSTANTS = 1 << 18
 
@@ -74,7 +78,8 @@ class Plan:
     tape
         If ``whole``, of (inputs) -> all blocks, outputs by outputs times inputs by inputs.
         Otherwise of (inputs, seeds) -> results for ``per_sweep`` directions (without an axis for
-        one).
+        one); with ``several`` the differentiated tape itself, whose own sweeps carry the directions
+        (vector mode).
     """
 
     choice: Choice
@@ -82,6 +87,7 @@ class Plan:
     whole: bool
     outputs: tuple[tuple[int, ...], ...]  # shapes
     inputs: tuple[tuple[int, ...], ...]
+    several: bool = False
 
     @property
     def seeded(self) -> tuple[tuple[int, ...], ...]:
@@ -122,6 +128,9 @@ def _plan(
     derive = pushforward if mode == "forward" else pullback
     seeded = inputs if mode == "forward" else outputs
     count = _count(seeded)
+    lanes = _plan_in_lanes(tape, mode, outputs, inputs)
+    if lanes is not None and len(tape) > MOST_SCALAR_ROWS:
+        return lanes
     n = directions_per_sweep(tape, count)
     whole = 1 < n == count and count * count <= MOST_CONSTANTS
     if whole:
@@ -129,9 +138,27 @@ def _plan(
         made = _with_blocks(made, mode, outputs, inputs)
     else:
         made = derive(tape, wrt, directions=n if n > 1 else 0)
-    cost = -(-count // n) * _cost(made)
+    sweeps = -(-count // n)
+    cost = sweeps * _cost(made) + (0.0 if whole else (sweeps - 1) * SWEEP_COST)
+    if lanes is not None and lanes.choice.costs[mode] < cost:
+        return lanes
     choice = Choice(mode, count, n, {mode: cost})
     return Plan(choice, made, whole, outputs, inputs)
+
+
+def _plan_in_lanes(
+    tape: Tape,
+    mode: str,
+    outputs: tuple[tuple[int, ...], ...],
+    inputs: tuple[tuple[int, ...], ...],
+) -> Plan | None:
+    """The plan in vector mode, where it serves; the values are computed in each sweep."""
+    count = _count(inputs if mode == "forward" else outputs)
+    if count < 2 or not supports_lanes(tape):
+        return None
+    cost = -(-count // LANES) * (SWEEP_COST + LANE_COST * len(tape.code))
+    choice = Choice(mode, count, LANES, {mode: cost})
+    return Plan(choice, tape, False, outputs, inputs, several=True)
 
 
 def _count(shapes: Sequence[tuple[int, ...]]) -> int:

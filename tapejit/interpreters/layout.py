@@ -46,6 +46,7 @@ MAX_IN_PLACE = (CONTEXT_WORDS - ARGUMENTS) // 3
 ADVANCE = 256
 UNTILED = 1 << 60
 TILE = 512
+LANES = 8  # directions that one sweep in vector mode carries: a cache line of adjoints a value
 
 # Modes in which a kernel writes a cotangent or tangent.
 SKIP, ASSIGN, ADD = 0, 1, 2

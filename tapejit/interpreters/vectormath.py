@@ -244,15 +244,30 @@ def independent(n: int) -> int:
     return n
 
 
-@type_callable(independent)
-def _independent_type(context):
-    return lambda n: types.int64(types.int64) if isinstance(n, types.Integer) else None
+def lanes(n: int) -> int:
+    """As :func:`independent`, for loops of a few iterations that shall be one vector operation."""
+    return n
 
 
-@lower_builtin(independent, types.int64)
-def _independent_lowering(context, builder, sig, args):
-    builder.function.independent_loops = True
-    return args[0]
+def _promises(function: Callable[[int], int], promise: str) -> None:
+    @type_callable(function)
+    def typed(context):
+        def signature_for(n):
+            if isinstance(n, types.Integer):
+                return signature(*(types.int64 if n.signed else types.uint64,) * 2)
+            return None
+
+        return signature_for
+
+    @lower_builtin(function, types.int64)
+    @lower_builtin(function, types.uint64)
+    def lowered(context, builder, sig, args):
+        builder.function.independent_loops = promise
+        return args[0]
+
+
+_promises(independent, "loops")
+_promises(lanes, "lanes")
 
 
 class _Distinct(MDValue):
@@ -267,31 +282,47 @@ class _Distinct(MDValue):
 
 
 def annotate_loops(module: ir.Module) -> None:
-    """Pass the promises of :func:`independent` on to LLVM, before ``module`` becomes text."""
+    """Pass the promises of loops without dependences on to LLVM, before ``module`` is text."""
     for function in module.functions:
-        if getattr(function, "independent_loops", False):
-            _annotate(module, function)
+        promise = getattr(function, "independent_loops", "")
+        if promise:
+            _annotate(module, function, promise)
 
 
-def _annotate(module: ir.Module, function: ir.Function) -> None:
+def _annotate(module: ir.Module, function: ir.Function, promise: str) -> None:
+    """The promise holds for innermost loops."""
     group = _Distinct(module)
-    accesses = module.add_metadata(["llvm.loop.parallel_accesses", group])
-    seen: set[ir.Block] = set()
-    for block in function.blocks:
-        seen.add(block)
-        for instruction in block.instructions:
-            if isinstance(instruction, LoadInstr | StoreInstr):
-                instruction.set_metadata("llvm.access.group", group)
-            elif _closes_loop(instruction, seen):
-                loop = _Distinct(module)
-                loop.operands = (loop, accesses)
-                instruction.set_metadata("llvm.loop", loop)
+    properties = [module.add_metadata(["llvm.loop.parallel_accesses", group])]
+    if promise == "lanes":  # unrolled first, a short loop would not be found again
+        properties.append(module.add_metadata(["llvm.loop.unroll.disable"]))
+    for blocks, branch in _innermost_loops(function):
+        for block in blocks:
+            for instruction in block.instructions:
+                if isinstance(instruction, LoadInstr | StoreInstr):
+                    instruction.set_metadata("llvm.access.group", group)
+        loop = _Distinct(module)
+        loop.operands = (loop, *properties)
+        branch.set_metadata("llvm.loop", loop)
 
 
-def _closes_loop(instruction: ir.Instruction, seen: set[ir.Block]) -> bool:
+def _innermost_loops(function: ir.Function) -> list[tuple[list[ir.Block], ir.Instruction]]:
+    """(blocks, branch back) of each loop that holds no other one."""
     # Numba's blocks stand in source order: a branch backwards closes a loop.
-    branches = isinstance(instruction, Branch | ConditionalBranch)
-    return branches and any(target in seen for target in instruction.operands)
+    blocks = list(function.blocks)
+    position = {block: i for i, block in enumerate(blocks)}
+    found = []
+    for last, block in enumerate(blocks):
+        branch = block.terminator
+        if isinstance(branch, Branch | ConditionalBranch):
+            starts = [position[target] for target in branch.operands if target in position]
+            starts = [start for start in starts if start <= last]
+            if starts:
+                found.append((min(starts), last, branch))
+    return [
+        (blocks[first : last + 1], branch)
+        for first, last, branch in found
+        if not any(first <= a and b <= last and (a, b) != (first, last) for a, b, _ in found)
+    ]
 
 
 # --- plain Python -------------------------------------------------------------------------------

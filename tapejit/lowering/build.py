@@ -17,8 +17,8 @@ from ..interpreters import layout
 from ..interpreters.layout import CALL
 from ..ops.structural import STRUCTURAL
 from ..ops.table import OPS
-from ..tape import ARRAY, SCALAR, Call, Region, Tape, View
-from . import elementwise, scalars, structural
+from ..tape import ARRAY, SCALAR, Call, Region, Tape, View, size_of
+from . import elementwise, lanes, scalars, structural
 from . import loops as loops  # registers its operations
 from .elementwise import Group
 from .frame import IN_PLACE_FROM, Arena, Frame, tangent, whole
@@ -99,9 +99,10 @@ class _Builder:
 
     def __init__(
         self, tape: Tape, wrt: tuple[int, ...], mode: str, planned: bool = False,
-        in_place: Sequence[int] = (), regions: Sequence[Region] = (),
+        in_place: Sequence[int] = (), regions: Sequence[Region] = (), lanes: bool = False,
     ) -> None:  # fmt: skip
         self.tape = tape
+        self.lanes = lanes
         self.wrt = wrt
         self.mode = mode
         self.code = tape.code
@@ -291,7 +292,7 @@ class _Builder:
 
     def emit_tangent(self, segments: list[_Segment], targets: Targets) -> tuple[Stream, np.ndarray]:
         """Values and tangents in one sweep; every intermediate is stored."""
-        stream = Stream()
+        stream = Stream(self.lanes)
         starts = np.zeros(len(self.code), np.int32)
         moving = self._moving_calls(segments)
         for segment in segments:
@@ -399,10 +400,17 @@ class _Builder:
         starts: np.ndarray,
     ) -> tuple[Stream, list[Slot]]:  # fmt: skip
         """The reverse code, and where the gradients are; ``starts`` as from the forward code."""
-        stream = Stream()
+        stream = Stream(self.lanes)
         lowering = ReverseLowering(self.frame, stream, targets)
         for leaf, seed in zip(self.tape.outputs, seeds, strict=True):
-            if seed is not None:
+            if seed is not None and self.lanes:
+                if not targets.varies(leaf.view):
+                    continue
+                lowering.targets.add_mode(leaf.view, stream)
+                target = lanes.in_lanes(lowering.adjoint(leaf.view))
+                source = lanes.laid_out(leaf.view.shape, seed.offset, layout.VALUES)
+                stream.strided("accumulate", "nd_add", target, source)
+            elif seed is not None:
                 lowering.contribute(leaf.view, whole(leaf.view.shape, seed.offset))
         self.reverse_segments(segments, stream, lowering, starts)
         return stream, [self._gradient(stream, index, targets) for index in self.wrt]
@@ -452,14 +460,28 @@ class _Builder:
         shape = view.shape
         place = self.frame.adjoint(view)
         if view.buffer == SCALAR:
-            offset = self.arena.reserve(1)
-            stream.copy(whole((), offset), place)
+            slot = self._copied(stream, place) if self.lanes else None
+            if slot is None:
+                offset = self.arena.reserve(1)
+                stream.copy(whole((), offset), place)
+                slot = Slot(0, layout.VALUES, offset, shape)
             stream.raw((layout.ZERO, place.offset, 1))
-            return Slot(0, layout.VALUES, offset, shape)
+            return slot
         if view.size and not targets.touched(view):
             targets.add_mode(view, stream)
+        if self.lanes:
+            return Slot(0, layout.ADJOINTS, layout.LANES * place.offset, (*shape, layout.LANES))
         in_place = place.space if place.space >= layout.ARGUMENTS else 0
         return Slot(in_place, place.space, place.offset, shape)
+
+    def _copied(self, stream: Stream, place: Place) -> Slot:
+        """A contiguous place of the adjoints or tangents of all lanes."""
+        source = lanes.in_lanes(place)
+        if place.space == layout.TANGENTS and place.shape and place.contiguous:
+            return Slot(0, place.space, source.offset, source.shape)
+        copy = whole(source.shape, self.arena.reserve(source.size))
+        stream.strided("copy", "nd_copy", copy, source)
+        return Slot(0, copy.space, copy.offset, copy.shape)
 
     def output(self, stream: Stream, place: Place) -> Slot:
         """A contiguous place of an output."""
@@ -560,7 +582,7 @@ def inline(
 
 def build(
     tape: Tape, wrt: tuple[int, ...] = (), mode: str = "value", scalar_seed: bool = False,
-    regions: Sequence[Region] = (),
+    regions: Sequence[Region] = (), several: bool = False,
 ) -> Code:  # fmt: skip
     """Lower a tape.
 
@@ -574,14 +596,17 @@ def build(
         The first output is 0-d, its seed is one, and there are no other cotangents.
     regions
         Rows whose values a gradient's reverse sweep computes again.
+    several
+        Vector mode: ``LANES`` directions in one sweep.  Seeds, gradients and tangents then have the
+        lanes as their last dimension.
     """
     if mode == "value" and not fixed_rows(tape.code):
         tape = share_slots(tape)
     # Tangents lie where the values do, at other addresses: there nothing is shared.
-    builder = _Builder(
-        tape, wrt, mode, mode != "tangent", used_in_place(tape),
-        regions if mode == "gradient" else (),
-    )  # fmt: skip
+    planned = mode != "tangent" and not several
+    in_place = () if several else used_in_place(tape)
+    again = regions if mode == "gradient" else ()
+    builder = _Builder(tape, wrt, mode, planned, in_place, again, several)
     segments = builder.segments()
     empty = np.zeros(0, np.int32)
     reverse = tangent_words = forward = empty
@@ -599,9 +624,12 @@ def build(
                 place = tangent(frame.place(leaf.view))
             else:
                 place = structural.zero(arena, leaf.view.shape)
-            tangents_out.append(builder.output(stream, place))
+            copied = builder._copied if several else builder.output
+            tangents_out.append(copied(stream, place))
         for index in wrt:
             place = tangent(frame.place(tape.inputs[index].view))
+            if several:
+                place = lanes.in_lanes(place)
             in_place = place.space if place.space != layout.TANGENTS else 0
             tangents_in.append(Slot(in_place, place.space, place.offset, place.shape))
         tangent_words = stream.words()
@@ -615,7 +643,8 @@ def build(
             targets = builder.find_varied(segments)
             # With a scalar seed, further outputs are extra results: no cotangents.
             seeded = tape.outputs[:1] if scalar_seed else tape.outputs
-            seeds = [_seed(arena, leaf.view, scalar_seed) for leaf in seeded]
+            shapes = [leaf.view.shape + (layout.LANES,) * several for leaf in seeded]
+            seeds = [_seed(arena, shape, scalar_seed) for shape in shapes]
             seeds += [None] * (len(tape.outputs) - len(seeded))
             reverse_stream, gradients = builder.emit_reverse(segments, targets, seeds, starts)
             reverse = reverse_stream.words()
@@ -638,6 +667,7 @@ def code_of(
     """What was lowered, put together; staged loops take their room behind all else."""
     arena, frame, tape = builder.arena, builder.frame, builder.tape
     adjoint_size = (frame.mirrored if arena.planned else arena.size) + 8
+    adjoint_size *= layout.LANES if builder.lanes else 1
     arena.fixed(8)
     loops = [loop.finish(arena) for loop in arena.loops]
     rewrites = bool(
@@ -677,9 +707,9 @@ def varied_outputs(tape: Tape, moving: frozenset[int]) -> list[bool]:
     return [targets.varies(leaf.view) for leaf in tape.outputs]
 
 
-def _seed(arena: Arena, view: View, scalar_seed: bool) -> Slot:
+def _seed(arena: Arena, shape: tuple[int, ...], scalar_seed: bool) -> Slot:
     """Where an output's cotangent is put before the reverse sweep."""
-    offset = arena.fixed(view.size)
+    offset = arena.fixed(size_of(shape))
     if scalar_seed:
         arena.scalar_constants[offset] = 1.0
-    return Slot(0, layout.VALUES, offset, view.shape)
+    return Slot(0, layout.VALUES, offset, shape)

@@ -19,15 +19,24 @@ __all__ = ["inner_bytes", "lower", "workspace_bytes"]
 
 
 def lower(
-    tape: Tape, wrt: tuple[int, ...], mode: str, scalar_seed: bool, schedule: Schedule | None
+    tape: Tape,
+    wrt: tuple[int, ...],
+    mode: str,
+    scalar_seed: bool,
+    schedule: Schedule | None,
+    several: bool = False,
 ) -> Code:
     """Lower a tape; a gradient's reverse sweep follows a schedule, or the tape's own regions.
+
+    In vector mode (``several``) everything is stored.
 
     Raises
     ------
     ScheduleError
         If the schedule is not for straight tapes, or its limit can't be met.
     """
+    if several:
+        return build(tape, wrt, mode, scalar_seed, several=True)
     if mode != "gradient" or (schedule is None and not tape.regions):
         return build(tape, wrt, mode, scalar_seed)
     whole = rows_of_chains(tape)

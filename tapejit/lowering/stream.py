@@ -10,7 +10,7 @@ import numpy as np
 
 from ..interpreters import array_kernels, kernels
 from ..interpreters.array_kernels import REGISTER
-from ..interpreters.layout import ADVANCE, CALL, SCRATCH, TILE
+from ..interpreters.layout import ADJOINTS, ADVANCE, CALL, SCRATCH, TANGENTS, TILE
 from ..tape import row_major, size_of
 
 __all__ = ["KernelTable", "Place", "Registers", "Stream", "kernel_table"]
@@ -69,12 +69,19 @@ class KernelTable:
         return number
 
     def _address(self, name: str) -> int:
-        from ..interpreters import cache, linalg_kernels, loop_kernels, memory, user
+        from ..interpreters import (
+            cache,
+            lane_kernels,
+            linalg_kernels,
+            loop_kernels,
+            memory,
+            user,
+        )
 
         if name == user.PYTHON_CALL and not self.plain:
             return user.python_call_address()
         function = user.python_call if name == user.PYTHON_CALL else user.functions.get(name)
-        for module in (kernels, array_kernels, linalg_kernels, loop_kernels):
+        for module in (kernels, array_kernels, linalg_kernels, loop_kernels, lane_kernels):
             function = function or getattr(module, name, None)
         if function is None:
             raise KeyError(name)
@@ -83,6 +90,14 @@ class KernelTable:
             memory.python_kernels[address] = function
             return address
         return cache.compile_kernel(function)
+
+    def in_lanes(self, mode: str) -> np.ndarray:
+        """The addresses, with the interpreter of vector mode in place of the usual one."""
+        name = "tangent" if mode == "tangent" else "reverse"
+        number = self.number(f"{name}_lanes")
+        addresses = self.addresses[: len(self.numbers)].copy()
+        addresses[_INTERPRETERS[name]] = self.addresses[number]
+        return addresses
 
     def require(self, name: str) -> None:
         """Have an interpreter ready: these have fixed numbers."""
@@ -115,9 +130,13 @@ def kernel_table() -> KernelTable:
 
 
 class Stream:
-    """A list of code words, in pieces: NumPy arrays of scalar code, lists of array calls."""
+    """A list of code words, in pieces: NumPy arrays of scalar code, lists of array calls.
 
-    def __init__(self) -> None:
+    ``lanes``: whether adjoints and tangents are those of several directions (vector mode).
+    """
+
+    def __init__(self, lanes: bool = False) -> None:
+        self.lanes = lanes
         self.pieces: list[np.ndarray] = []
         self.tail: list[int] = []
         self.length = 0
@@ -159,13 +178,21 @@ class Stream:
 
     def copy(self, target: Place, source: Place) -> None:
         """``target[...] = source``."""
-        self._strided("copy", "nd_copy", target, source)
+        self.strided("copy", "nd_copy", *self._in_lanes(target, source))
 
     def add(self, target: Place, source: Place) -> None:
         """``target[...] += source``."""
-        self._strided("accumulate", "nd_add", target, source)
+        self.strided("accumulate", "nd_add", *self._in_lanes(target, source))
 
-    def _strided(self, contiguous: str, general: str, target: Place, source: Place) -> None:
+    def _in_lanes(self, target: Place, source: Place) -> tuple[Place, Place]:
+        if not self.lanes or not {target.space, source.space} & {ADJOINTS, TANGENTS}:
+            return target, source
+        from .lanes import in_lanes
+
+        return in_lanes(target), in_lanes(source)
+
+    def strided(self, contiguous: str, general: str, target: Place, source: Place) -> None:
+        """A copy or a sum of places as they are."""
         n = source.size
         if n == 0:
             return

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..interpreters.layout import VALUES
+from ..interpreters.layout import TANGENTS, VALUES
 from ..ops.structural import STRUCTURAL
 from ..tape import row_major, size_of
 from .frame import Arena, Frame, whole
@@ -82,7 +82,9 @@ def summed_view(out: Place, shape: tuple[int, ...], axes: tuple[int, ...]) -> Pl
 def _sum(arena: Arena, stream: Stream, operands: list[Place], out: Place, params: tuple) -> None:
     (axes,) = params
     (source,) = operands
-    if source.size == 0 or not source.contiguous or len(axes) != len(source.shape):
+    several = stream.lanes and out.space == TANGENTS
+    whole_sum = source.contiguous and len(axes) == len(source.shape)
+    if source.size == 0 or several or not whole_sum:
         stream.copy(out, zero(arena, out.shape))
         stream.add(summed_view(out, source.shape, axes), source)
     else:
