@@ -303,22 +303,22 @@ class Jacobian(Derived):
                 for slot, seed in zip(code.seeds, seeds, strict=True):
                     workspace.values[slot.offset : slot.offset + seed.size] = seed.ravel()
                 if first and code.rewrites:
-                    self._checked(workspace.run(RUN_FORWARD))
-                self._checked(workspace.run(RUN_REVERSE))
+                    self._sweep(workspace, RUN_FORWARD)
+                self._sweep(workspace, RUN_REVERSE)
             elif first:
                 for record, seed in zip(tangents, seeds, strict=True):
                     record[OBJECT] = id(seed)
-                self._checked(workspace.run(BIND | RUN_TANGENT))
+                self._sweep(workspace, BIND | RUN_TANGENT)
             blocks = self._run(workspace, slots, "lanes", _result_arrays(slots))
             for row, block in zip(rows, blocks, strict=True):
                 n = min(layout.LANES, count - first)
                 row[first : first + n] = np.moveaxis(block, -1, 0)[:n]
         return _cut(rows, plan)
 
-    def _checked(self, status: int) -> None:
+    def _sweep(self, workspace: Workspace, what: int) -> None:
+        status = workspace.run(what)
         if status != layout.DONE:
-            raise_reverse(status, self.function.name)
-            raise RuntimeError(f"a sweep stopped with status {status}")
+            raise_reverse(status, f"derivative of {self.function.name}", workspace.program.tape)
 
     def _by_blocks(self, workspace: Workspace, plan: Plan) -> list[Any]:
         """Blocks of directions, sweep by sweep; the first sweep has run already."""
@@ -334,7 +334,7 @@ class Jacobian(Derived):
                 seeds = [as_argument(seed) for seed in _block(plan, at)]
                 for record, seed in zip(seeded, seeds, strict=True):
                     record[OBJECT] = id(seed)
-                self._checked(workspace.run(BIND | RUN_FORWARD))
+                self._sweep(workspace, BIND | RUN_FORWARD)
             blocks = self._run(workspace, slots, "values", _result_arrays(slots))
             for row, block in zip(rows, blocks, strict=True):
                 row[at : at + n] = block

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import threading
 import weakref
@@ -16,7 +17,7 @@ from ..errors import RuleError, UnsupportedError
 from ..interpreters import user
 from ..ops.structural import Structural, carry
 from ..recording.recorder import paused, sampling, where_am_i
-from ..recording.tracer import is_traced, lift, record, recorder_of, value_of
+from ..recording.tracer import entrance, is_traced, lift, record, recorder_of, value_of
 from ..tape import size_of
 from .rules import unpacked
 
@@ -199,6 +200,15 @@ def pure_callback(f: Callable[..., Any], result_shape: Any, *args: Any) -> Any:
         raise TypeError(f"pure_callback expects a function, got {type(f).__name__}")
     spec = _Spec(result_shape)
     leaves, structure = pytrees.flatten(args)
+    enter = entrance(tuple(leaves))
+    if enter is not None:
+        run = functools.partial(_called, f, spec, structure)
+        return pytrees.unflatten(spec.structure, enter(run, run, tuple(leaves), {}))
+    return pytrees.unflatten(spec.structure, _called(f, spec, structure, *leaves))
+
+
+def _called(f: Callable[..., Any], spec: _Spec, structure: Any, *leaves: Any) -> list[Any]:
+    """Leaves of the result at leaves of the arguments."""
     if not any(is_traced(leaf) for leaf in leaves):
         arrays = [np.asarray(leaf) for leaf in leaves]
         call = _Call(f, structure, spec, (), tuple(array.dtype for array in arrays))
@@ -217,8 +227,8 @@ def pure_callback(f: Callable[..., Any], result_shape: Any, *args: Any) -> Any:
     return _result(spec, packed)
 
 
-def _result(spec: _Spec, packed: Any) -> Any:
-    """The result from its packed parts, in the dtypes that the user gave."""
+def _result(spec: _Spec, packed: Any) -> list[Any]:
+    """The result's leaves from its packed parts, in the dtypes that the user gave."""
     if len(spec.shapes) == 1:
         parts = [packed.reshape(spec.shapes[0])] if isinstance(packed, np.ndarray) else [packed]
     else:
@@ -227,5 +237,4 @@ def _result(spec: _Spec, packed: Any) -> Any:
         part if dtype.kind == "f" else part.astype(dtype)
         for part, dtype in zip(parts, spec.dtypes, strict=True)
     ]
-    typed = [part[()] if isinstance(part, np.ndarray) else part for part in typed]
-    return pytrees.unflatten(spec.structure, typed)
+    return [part[()] if isinstance(part, np.ndarray) else part for part in typed]

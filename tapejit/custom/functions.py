@@ -44,12 +44,30 @@ class _Custom:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         args = self._positional(args, kwargs)
-        enter = entrance(args)
+        leaves, structure = pytrees.flatten(args)
+        enter = entrance(tuple(leaves))
         if enter is not None:
-            return enter(self._call, self.function, args, {})
-        return self._call(*args)
+            return self._of_tensors(enter, leaves, structure)
+        return self._of(args)
 
-    def _call(self, *args: Any) -> Any:
+    def _of_tensors(self, enter: Callable[..., Any], leaves: list, structure: Any) -> Any:
+        """The call on tensors: recorded where a gradient is wanted."""
+        returned: Any = None
+
+        def flat(function: Callable[..., Any]) -> Callable[..., list]:
+            def run(*leaves: Any) -> list:
+                nonlocal returned
+                result, returned = pytrees.flatten(
+                    function(pytrees.unflatten(structure, list(leaves)))
+                )
+                return result
+
+            return run
+
+        results = enter(flat(self._of), flat(lambda args: self.function(*args)), tuple(leaves), {})
+        return pytrees.unflatten(returned, results)
+
+    def _of(self, args: tuple) -> Any:
         leaves, _ = pytrees.flatten(args)
         traced = [leaf for leaf in leaves if is_traced(leaf)]
         if not traced:

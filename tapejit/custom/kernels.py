@@ -15,7 +15,7 @@ from ..errors import RuleError, UnsupportedError
 from ..interpreters import layout, user
 from ..ops.structural import Structural, carry
 from ..recording.recorder import in_recording, sampling, where_am_i
-from ..recording.tracer import is_traced, lift, record, recorder_of, value_of
+from ..recording.tracer import entrance, is_traced, lift, record, recorder_of, value_of
 from ..tape import size_of
 from .rules import each_jvp, each_vjp, unpacked
 
@@ -147,7 +147,13 @@ class Operation:
                 f"{where_am_i()}: `{self.__name__}` takes {self.n_operands} operands, got "
                 f"{len(operands)}"
             )
-        if self.check is not None and in_recording():
+        enter = entrance(operands)
+        if enter is not None:
+            return enter(self._apply, self._apply, operands, {})
+        return self._apply(*operands)
+
+    def _apply(self, *operands: Any) -> Any:
+        if self.check is not None and (in_recording() or is_traced(operands)):
             self.check([value_of(operand) for operand in operands])
         return self.forward.apply(operands)
 

@@ -201,13 +201,23 @@ class Splice:
             rows = np.flatnonzero(used[:, column - 1])
             code[rows, column] = self.elements(code[rows, column])
         code[is_call, 1] += len(rec.calls) - first_call
-        rec.code.extend(code.reshape(-1).tolist())
-        codes, offsets = tape.locations
-        rec.codes.extend(codes[first:])
-        rec.offsets.extend(offsets[first:])
-        for call in tape.calls[first_call:]:
-            views = tuple(self.view(view) for view in call.operands)
-            rec.calls.append(Call(call.op, views, self.view(call.result), call.params))
+        calls = [
+            Call(c.op, tuple(self.view(v) for v in c.operands), self.view(c.result), c.params)
+            for c in tape.calls[first_call:]
+        ]
+        if type(rec) is Recorder:
+            rec.code.extend(code.reshape(-1).tolist())
+            codes, offsets = tape.locations
+            rec.codes.extend(codes[first:])
+            rec.offsets.extend(offsets[first:])
+            rec.calls.extend(calls)
+        else:  # tensors number their calls themselves
+            remaining = iter(calls)
+            for op, *elements in code.tolist():
+                if op == CALL:
+                    rec.call(*next(remaining))
+                else:
+                    rec.emit(op, *elements)
         guards = (code[:, 0] >= GUARD_TRUE) & (code[:, 0] < CALL)
         for _ in range(int(guards.sum())):
             rec.count_guard()
@@ -259,7 +269,7 @@ class Splice:
         cell = self.cells.get(buffer)
         if cell is None:
             storage = np.zeros(self.rec.buffers[buffer].size, dtype)
-            cell = self.cells[buffer] = Cell(buffer, storage)
+            cell = self.cells[buffer] = Cell(buffer, storage, False, self.rec)
         return cell
 
     def _store(self, leaf: Leaf, value: Any) -> None:
