@@ -374,6 +374,39 @@ def test_a_checked_index_is_kept():
         tape.optimize()(np.ones(3), 7)
 
 
+def test_what_only_derivatives_need_goes_from_a_value_program():
+    @tj.custom_vjp
+    def f(x):
+        return np.sin(x)
+
+    f.defvjp(lambda x: (np.sin(x), np.cos(x)), lambda kept, g: (g * kept,))
+    tape = tj.trace(lambda x: f(x) * 2.0, 0.5)
+    assert "cos" not in names(passes.optimize(tape, values_only=True))
+    assert tape(0.5) == pytest.approx(2.0 * np.sin(0.5))
+    assert tj.grad(lambda x: f(x) * 2.0)(0.5) == pytest.approx(2.0 * np.cos(0.5))
+
+
+def test_bodies_of_loops_are_optimised_too():
+    def step(carry, x):
+        a, b = np.sin(carry) * x, np.sin(carry) * x
+        unused = np.tanh(a) + b
+        del unused
+        return a + b * 1.0, a / 1.0
+
+    def f(x):
+        final, steps = tj.scan(step, x[0], x)
+        return final + np.sum(steps)
+
+    x = np.linspace(0.5, 1.5, 6)
+    tape = tj.trace(f, x)
+    changed = check_pass(tape, passes.optimize, x)
+    (body,) = next(call.params[0].bodies for call in changed.calls if call.op == "loop")
+    assert names(body) == ["sin", "mul", "add"]
+    e = 1e-6 * np.eye(6)
+    want = [(tape(x + d) - tape(x - d)) / 2e-6 for d in e]
+    np.testing.assert_allclose(tj.grad(f)(x), want, rtol=1e-6)
+
+
 # --- scheduling ----------------------------------------------------------------------------------
 
 
