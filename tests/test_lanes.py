@@ -11,6 +11,7 @@ from tapejit.lowering.lanes import supports_lanes
 from tapejit.ops.table import OPS
 from tapejit.program import program_for
 from tapejit.recording.tracer import apply
+from tapejit.testing import plain_python
 
 W = layout.LANES
 RNG = np.random.default_rng(3)
@@ -76,6 +77,14 @@ def test_generated_interpreters_are_current():
 def test_every_operation(op):
     values = [float(domain.sample(RNG, 1)[0]) for domain in op.domain]
     both_ways(lambda *xs: apply(op, *xs) * 1.0, values, zeros=True)
+
+
+@pytest.mark.parametrize("op", OPS.values(), ids=OPS)
+def test_every_operation_in_plain_python(op):
+    """The same source uncompiled: an error in it shows where it is."""
+    values = [float(domain.sample(RNG, 1)[0]) for domain in op.domain]
+    with plain_python():
+        both_ways(lambda *xs: apply(op, *xs) * 1.0, values, zeros=True)
 
 
 @pytest.mark.parametrize("op", [op for op in OPS.values() if op.arity > 1], ids=lambda op: op.name)

@@ -445,6 +445,14 @@ def test_equal_operations_come_together():
     assert changed.line(17) == tape.line(int(changed.origins[17]))
 
 
+def test_derivative_tapes_as_plain_python():
+    tape = irregular(300)
+    with tj.testing.plain_python():
+        gradient, tangent = tj.gradient_tape(tape), tj.jvp_tape(tape)
+    assert same_tape(gradient, tj.gradient_tape(tape))
+    assert same_tape(tangent, tj.jvp_tape(tape))
+
+
 def test_code_that_repeats_itself_stays():
     def f(x):
         u, v = x[0], x[1]
