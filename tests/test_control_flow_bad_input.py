@@ -158,13 +158,12 @@ def test_schedule_that_needs_the_number_of_steps():
         tj.grad(f)(5.0)
 
 
-def test_tensors():
+def test_tensors_in_loops_of_recorded_functions():
     x = tj.tensor(1.5, requires_grad=True)
-    with pytest.raises(tj.UnsupportedError, match="do not take tensors") as e:
-        tj.fori_loop(0, 3, lambda i, c: np.sin(c), x)
-    assert line_of(e)
-    # What a comparison gives has no graph: a plain truth value chooses the branch.
-    assert tj.cond(x > 0.0, lambda: x, lambda: -x) is x
+    for body in (lambda i, c: c * x, lambda i, c: x * c, lambda i, c: np.where(c > x, c, x)):
+        with pytest.raises(tj.TraceError, match="without jit or grad") as e:
+            tj.grad(lambda v, body=body: tj.fori_loop(0, 3, body, v))(2.0)
+        assert line_of(e)
 
 
 def test_too_many_steps_to_store():

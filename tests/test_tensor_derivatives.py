@@ -185,8 +185,6 @@ def test_compiled_functions_take_plain_tensors_only():
     assert tj.grad(f)(x.detach()).tolist() == [0.6, 2.4]
     with pytest.raises(TraceError, match="detach"):
         tj.jit(f)(x)
-    with pytest.raises((TraceError, UnsupportedError), match="tensors"):
-        tj.scan(lambda c, v: (c + v, c), x, np.ones((3, 2)))
 
 
 def test_functions_without_a_rule():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -10,23 +11,25 @@ import numpy as np
 
 from .. import pytrees
 from ..compiled import describe, normalise
-from ..errors import TraceError, TracerLeakError, UnsupportedError
+from ..errors import TraceError, TracerLeakError
 from ..ops.control import Part, Spec
 from ..recording.record import Constant, record_function
-from ..recording.recorder import active, at_samples, enclosing, in_recording, where_am_i
+from ..recording.recorder import Recorder, active, at_samples, enclosing, where_am_i
 from ..recording.tracer import (
     ArrayTracer,
     Tracer,
+    entrance,
     is_traced,
     lift,
     record,
+    recorder_of,
     scalar_tracer,
     value_of,
 )
 from ..tape import Leaf, Tape
 from .evaluate import evaluate
 
-__all__ = ["Body", "call_loop", "eagerly", "leaves_of", "record_body"]
+__all__ = ["Body", "call_loop", "leaves_of", "record_body"]
 
 
 class Body(NamedTuple):
@@ -45,7 +48,7 @@ def leaves_of(tree: Any, what: str) -> tuple[list, Any]:
         if isinstance(leaf, Tracer):
             found.append(leaf)
         elif is_traced(leaf):
-            found.append(lift(active(), leaf))
+            found.append(_array_of(leaf))
         elif isinstance(leaf, (str, bytes)):
             raise TraceError(
                 f"{where_am_i()}: {what}{path} is {leaf!r}; loops and branches take numbers and "
@@ -54,6 +57,14 @@ def leaves_of(tree: Any, what: str) -> tuple[list, Any]:
         else:
             found.append(normalise(leaf, f"{what}{path}", False))
     return found, structure
+
+
+def _array_of(objects: Any) -> Any:
+    """An object array of traced values (or tensors) as one of them."""
+    rec = active()
+    if rec is not None:
+        return lift(rec, objects)
+    return np.stack(list(objects))
 
 
 def record_body(
@@ -117,8 +128,25 @@ def _refuse_branches(what: str) -> Callable[[], None]:
 
 
 def call_loop(spec: Spec, operands: Sequence[Any]) -> list[Any]:
-    """Record a loop (or branch) in the recording under way; its outputs."""
+    """A loop (or branch): recorded in the recording under way, else run; its outputs.
+
+    Tensors among the operands, those that the bodies close over too, make it one instruction of
+    their graph.
+    """
     rec = active()
+    if rec is not None:
+        return _recorded(spec, rec, operands)
+    enter = entrance(operands)
+    if enter is None:
+        return _run(spec, *operands)
+
+    def ours(*operands: Any) -> list[Any]:
+        return _recorded(spec, recorder_of(*operands), operands)
+
+    return enter(ours, functools.partial(_run, spec), tuple(operands), {})
+
+
+def _recorded(spec: Spec, rec: Recorder, operands: Sequence[Any]) -> list[Any]:
     operands = [lift(rec, operand) for operand in operands]
     values = [value_of(operand) for operand in operands]
     flat = evaluate("loop", values, (spec,), spec.result_size)
@@ -140,43 +168,14 @@ def _part(flat: ArrayTracer, part: Part) -> Any:
     return record(flat.rec, "copy", [view], np.array(view.value).astype(kind))
 
 
-def eagerly(run: Callable[..., Any], tree: Any, name: str) -> Any:
-    """``run(tree)`` outside of any recording: record it, and take the values.
-
-    The loop's program is kept, so that an equal loop is not lowered again.
-    """
-    leaves, structure = pytrees.flatten(tree)
-    refuse_tensors(leaves)
-    values = [normalise(leaf, name, False) for leaf in leaves]
-    kept: list[Any] = []
-
-    def function(*tracers: Any) -> tuple:
-        result, shape = pytrees.flatten(run(pytrees.unflatten(structure, list(tracers))))
-        kept.extend([[_plain(leaf) for leaf in result], shape])
-        return ()
-
-    record_function(function, values, name)
-    found, shape = kept
-    return pytrees.unflatten(shape, found)
-
-
-def refuse_tensors(leaves: Sequence[Any]) -> None:
-    """Raise where a traced value belongs to no recording under way: it is a tensor."""
-    if not in_recording() and is_traced(list(leaves)):
-        raise UnsupportedError(
-            f"{where_am_i()}: staged loops and branches do not take tensors; use Python's own "
-            "loops and branches, which tensors follow, or a function of arrays (tapejit.grad, vjp)"
-        )
-
-
-def _plain(leaf: Any) -> Any:
-    value = value_of(leaf)
-    return np.array(value) if isinstance(value, np.ndarray) else value
-
-
-def outer_recording() -> bool:
-    """Whether loops become part of a recording."""
-    return in_recording()
+def _run(spec: Spec, *operands: Any) -> list[Any]:
+    """The outputs at plain operands, by the compiled program; that of an equal loop is kept."""
+    flat = evaluate("loop", operands, (spec,), spec.result_size)
+    parts = [flat[part.offset : part.offset + part.size] for part in spec.parts]
+    return [
+        values.reshape(part.shape).astype(part.dtype)[()]
+        for values, part in zip(parts, spec.parts, strict=True)
+    ]
 
 
 def check_same(before: Sequence[Leaf], structure: Any, body: Body, what: str) -> None:

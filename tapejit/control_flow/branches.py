@@ -12,7 +12,7 @@ from ..errors import TraceError
 from ..ops.control import Spec
 from ..recording.recorder import where_am_i
 from ..recording.tracer import is_traced, value_of
-from .bodies import Body, call_loop, leaves_of, record_body, refuse_tensors
+from .bodies import Body, call_loop, leaves_of, record_body
 
 __all__ = ["cond", "switch"]
 
@@ -45,7 +45,8 @@ def cond(
 
     Notes
     -----
-    A ``pred`` that is not traced chooses at once, and only that function is run.
+    A ``pred`` that is not traced (a plain value, a tensor) chooses at once, and only that function
+    is run.
 
     Examples
     --------
@@ -59,9 +60,11 @@ def cond(
             f"{where_am_i()}: the predicate of tapejit.cond must be a scalar; it has shape "
             f"{np.shape(value_of(pred))} (np.where chooses element by element)"
         )
+    if is_traced(pred):
+        pred = pred != 0  # of a tensor: a truth value that is known
     if not is_traced(pred):
         return true_fun(*operands) if pred else false_fun(*operands)
-    return _branch(pred != 0, (false_fun, true_fun), operands, "tapejit.cond")
+    return _branch(pred, (false_fun, true_fun), operands, "tapejit.cond")
 
 
 def switch(index: Any, branches: Sequence[Callable[..., Any]], *operands: Any) -> Any:
@@ -110,7 +113,6 @@ def switch(index: Any, branches: Sequence[Callable[..., Any]], *operands: Any) -
 
 
 def _branch(index: Any, functions: tuple, operands: tuple, name: str) -> Any:
-    refuse_tensors([index])
     leaves, structure = leaves_of(operands, "operands")
 
     taken = min(max(int(value_of(index)), 0), len(functions) - 1)

@@ -14,7 +14,7 @@ from ..ops.control import Spec
 from ..recording.recorder import where_am_i
 from ..recording.tracer import is_traced, value_of
 from ..tape import Leaf
-from .bodies import Body, call_loop, check_same, eagerly, leaves_of, outer_recording, record_body
+from .bodies import Body, call_loop, check_same, leaves_of, record_body
 
 __all__ = ["fori_loop", "scan", "while_loop"]
 
@@ -73,8 +73,6 @@ def scan(
     >>> total, sums
     (np.float64(6.0), array([0., 1., 3., 6.]))
     """
-    if not outer_recording():
-        return eagerly(lambda tree: scan(f, *tree, length, reverse, checkpoint), (init, xs), "scan")
     carry, carry_structure = leaves_of(init, "init")
     stacked, xs_structure = leaves_of(xs, "xs")
     steps = _steps(stacked, xs_structure, length)
@@ -190,12 +188,6 @@ def while_loop(
     >>> float(tj.grad(root)(4.0))
     0.25
     """
-    if not outer_recording():
-        return eagerly(
-            lambda tree: while_loop(cond_fun, body_fun, tree, max_steps, checkpoint),
-            init_val,
-            "while_loop",
-        )
     carry, structure = leaves_of(init_val, "init_val")
     what = "the body of tapejit.while_loop"
 
@@ -215,7 +207,7 @@ def while_loop(
 
     first = condition(pytrees.unflatten(structure, list(carry)))
     if not is_traced(first):
-        first = np.bool_(first)
+        first = np.bool_(value_of(first))
     recorded = record_body(body, [first, *carry], what, body_fun, bool(value_of(first)))
     _, new = recorded.structure.children()
     shifted = recorded._replace(structure=new, tape=_Outputs(recorded.tape.outputs[1:]))

@@ -300,27 +300,37 @@ class Recorder:
         return ARRAY + self.buffers[view.buffer].base + view.offset
 
     def capture(self, tracer: Any) -> Any:
-        """A traced value of an enclosing recording, as an input of this one."""
+        """A traced value of an enclosing recording, as an input of this one.
+
+        The bodies of staged loops on tensors capture tensors, too: the outermost of them, whose
+        loop becomes an instruction of the tensors' graph.
+        """
         key = (id(tracer), tracer.rec.writes)
         known = self._captures.get(key)
         if known is None:
-            if tracer.rec.level < 0:
-                raise TraceError(
-                    f"{where_am_i()}: a tensor is used inside of the recorded function "
-                    f"`{self.name}`; pass its values as an argument (x.detach().numpy()), or call "
-                    "the function on tensors without jit or grad"
-                )
+            is_tensor = tracer.rec.level < 0
+            if is_tensor:
+                outermost = enclosing()[0]
+                if not outermost.body:
+                    raise TraceError(
+                        f"{where_am_i()}: a tensor is used inside of the recorded function "
+                        f"`{self.name}`; pass its values as an argument (x.detach().numpy()), or "
+                        "call the function on tensors without jit or grad"
+                    )
+                if outermost is not self:
+                    return self.capture(outermost.capture(tracer))
             if tracer.rec.level > self.level:
                 raise TracerLeakError(
                     f"{where_am_i()}: a traced value of the inner function `{tracer.rec.name}` is "
                     f"used in `{self.name}`; return it from the inner function instead"
                 )
-            tracer.rec.check_use()
             from .record import make_input
             from .tracer import pinned
 
+            if not is_tensor:
+                tracer.rec.check_use()
             known = make_input(self, tracer.value, len(self.inputs))
-            self.captured.append(pinned(tracer))
+            self.captured.append(tracer if is_tensor else pinned(tracer))
             self._kept_captures.append(tracer)
             self.versions.append(tracer.rec.writes)
             self._captures[key] = known

@@ -27,17 +27,28 @@ class Tensor(Tracer):
     __slots__ = ()
 
 
+class Meeting(TraceError):
+    """A tensor meets a traced value: an error, but in the body of a staged loop on tensors."""
+
+    def __init__(self, traced: Tracer) -> None:
+        self.traced = traced
+        super().__init__(
+            f"{where_am_i()}: a traced value of `{traced.rec.name}` meets a tensor; inside of a "
+            "recorded function use arrays: pass the tensor's values as an argument "
+            "(x.detach().numpy())"
+        )
+
+
 def tensors_in(values: Iterable[Any], found: list) -> list:
-    """The tensors among values, and in lists, tuples and object arrays among them."""
+    """The tensors among values, and in lists, tuples and object arrays among them.
+
+    Raises :class:`Meeting` where there is a traced value.
+    """
     for value in values:
         if isinstance(value, Tensor):
             found.append(value)
         elif isinstance(value, Tracer):
-            raise TraceError(
-                f"{where_am_i()}: a traced value of `{value.rec.name}` meets a tensor; inside of a "
-                "recorded function use arrays: pass the tensor's values as an argument "
-                "(x.detach().numpy())"
-            )
+            raise Meeting(value)
         elif type(value) in (list, tuple):
             tensors_in(value, found)
         elif type(value) is slice:
@@ -94,9 +105,12 @@ def enter(
     theirs
         What computes it of plain values, where nothing is recorded.
     """
-    found = tensors_in(args, [])
-    if kwargs:
-        tensors_in(kwargs.values(), found)
+    try:
+        found = tensors_in(args, [])
+        if kwargs:
+            tensors_in(kwargs.values(), found)
+    except Meeting as meeting:
+        return _in_recording(meeting.traced.rec, ours, args, kwargs)
     if local.state.inside is not None:
         return _inside(local.state.inside, ours, args, kwargs)
     if not local.state.enabled or not requires_grad(found):
@@ -121,6 +135,13 @@ def enter(
 
 
 Tensor.enter = staticmethod(enter)
+
+
+def _in_recording(rec: Any, ours: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
+    """A function of traced values and tensors: what the body of a staged loop closes over."""
+    rec.check_use()
+    args = tuple([_mapped(arg, rec.capture) for arg in args])
+    return ours(*args, **{name: _mapped(value, rec.capture) for name, value in kwargs.items()})
 
 
 def _inside(piece: Piece, ours: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:

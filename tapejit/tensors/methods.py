@@ -20,7 +20,7 @@ from ..recording.tracer import (
 )
 from . import short
 from .changes import in_place, in_place_function, with_out
-from .enter import enter, plain
+from .enter import Tensor, enter, plain
 
 __all__ = ["COPYING", "UNRECORDED", "install", "recorder_of"]
 
@@ -100,6 +100,8 @@ def _unary(base: Callable, function: Callable) -> Callable:
 
 def _comparison(function: Callable) -> Callable:
     def method(self: Any, other: Any) -> Any:
+        if isinstance(other, Tracer) and not isinstance(other, Tensor):
+            return NotImplemented  # the body of a staged loop compares its values with a tensor
         return plain(function, (self, other), {}, [])
 
     return method

@@ -20,6 +20,7 @@ from ..recording.tracer import (
     Tracer,
     apply,
     element_of,
+    is_traced,
 )
 from ..tape import Tape, View
 from . import short
@@ -555,6 +556,8 @@ class ArrayTensor(_Shared, ArrayTracer):
 
     def __getitem__(self, index: Any) -> Any:
         if not local.state.enabled or not self.requires_grad:
+            if is_traced(index):  # in the body of a staged loop
+                return _method(self, getitem, operator.getitem, index)
             return wrap_item(self, self.value[unwrapped(index)])
         if type(index) is int:
             value = self.value[index]  # and NumPy's own errors
