@@ -29,14 +29,12 @@ from .compiled import (
     leaves_of,
     moving_leaves,
     normalise,
-    raise_reverse,
     typed,
 )
 from .derive.inline import Inlined
 from .errors import TraceError
 from .interpreters import entry, layout
 from .interpreters.entry import DELIVER, OBJECT, RUN_REVERSE
-from .interpreters.user import raise_python
 from .lowering.build import Slot
 from .paths import Path
 from .program import Workspace
@@ -45,6 +43,7 @@ from .recording.recorder import in_recording
 from .recording.tracer import is_traced, value_of
 from .replay import Replay
 from .shortcut import Shortcut, usable
+from .stops import leave_short_way, raise_stopped
 from .tape import Tape
 from .tensors.enter import Tensor
 from .tensors.forward import jvp as tensor_jvp
@@ -281,10 +280,8 @@ class ValueAndGrad(Compiled):
                         value = workspace.scalars[1]
                         pool.append(workspace)
                         return (value, gradient) if with_value else gradient
-                    if status != layout.ARGUMENT_CHANGED:
-                        workspace.clear()
+                    leave_short_way(workspace, status)
                     pool.append(workspace)
-                    raise_python(status)
                 else:
                     results = fast.call(args, () if out is None else engine._in_order(args, out))
                     if results is not None:
@@ -362,8 +359,7 @@ class ValueAndGrad(Compiled):
         bind_in_place(workspace, code.gradients, arrays)
         status = _deliver(workspace, arrays, RUN_REVERSE)
         if status != layout.DONE:
-            workspace.clear()
-            raise_reverse(status, f"gradient of {self.function.name}", path.tape)
+            raise_stopped(workspace, status, f"gradient of {self.function.name}")
             raise TraceError(f"`{self.function.name}`: `out` does not fit the gradient")
         results = _results(workspace, arrays)
         program.give_back(workspace)
@@ -662,8 +658,7 @@ class Pullback:
     def _done(self, status: int) -> None:
         """Raise where a sweep stopped: a later call starts afresh."""
         if status != layout.DONE:
-            self._workspace.clear()
-            raise_reverse(status, f"pullback of {self._name}", self._path.tape)
+            raise_stopped(self._workspace, status, f"pullback of {self._name}")
 
     def __del__(self) -> None:
         workspace = getattr(self, "_workspace", None)

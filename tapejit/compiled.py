@@ -15,21 +15,18 @@ from . import pytrees
 from .checkpointing import Schedule
 from .errors import (
     GuardOverflowWarning,
-    LoopLimitError,
     ReplayMismatchError,
-    ScheduleError,
     TraceError,
 )
 from .interpreters import layout
 from .interpreters.entry import BIND, OBJECT, RUN_FORWARD, RUN_TANGENT
-from .interpreters.user import raise_python
 from .paths import Path, PathTrie
 from .program import Program, Workspace, program_for
 from .recording.record import Constant, Recording, record_function
 from .recording.tracer import Tracer, is_traced
-from .tape import Tape
+from .stops import raise_status, raise_stopped
 
-__all__ = ["Compiled", "Function", "Variant", "describe"]
+__all__ = ["Compiled", "Function", "Variant", "describe", "raise_status"]
 
 MAX_PATHS = 64
 #: After this many recordings in a row that no later call used, paths are no longer kept.
@@ -360,8 +357,7 @@ class Variant:
         while status != layout.DONE:
             start = int(workspace.context[layout.FAILED])
             if status != layout.GUARD_FAILED:
-                program = workspace.program
-                raise_status(status, program.tape, program.row_at(start))
+                raise_stopped(workspace, status, self.function.name)
             row = path.guard_at(workspace.program.code.starts, start)
             if fresh:
                 # Recording has just decided this branch at this very point: rounding, forced.
@@ -452,46 +448,6 @@ def as_argument(value: Any) -> Any:
     ):
         return value
     return np.array(value, _FLOAT64, order="C")
-
-
-def raise_status(status: int, tape: Tape, row: int, where: str = "") -> None:
-    """The Python exception of a sweep that stopped at a row (or at the line ``where``)."""
-    where = where or ":".join(map(str, tape.line(row)))
-    if status == layout.LOOP_LIMIT:
-        spec = tape.calls[tape.code[row, 1]].params[0]
-        steps = f"max_steps = {spec.steps}" if spec.dynamic else "max_steps"
-        raise LoopLimitError(
-            f"{where}: a tapejit.while_loop has not ended after {steps} steps; if that is right, "
-            "pass a larger max_steps"
-        )
-    if status == layout.FILE_ERROR:
-        raise ScheduleError(
-            f"{where}: a snapshot could not be written to its file, or read back; choose another "
-            "directory (TwoLevel(..., directory=...)), or keep all snapshots in memory (Revolve)"
-        )
-    if status == layout.INDEX_ERROR:
-        raise IndexError(f"{where}: an index computed from traced values is out of bounds")
-    if status == layout.LINALG_ERROR:
-        raise np.linalg.LinAlgError(
-            f"{where}: a matrix is singular (or, for cholesky, not positive definite)"
-        )
-    raise_python(status)
-    if status == layout.OPERATION_ERROR:
-        call = tape.calls[tape.code[row, 1]] if tape.code[row, 0] == layout.CALL else None
-        name = f"`{call.op.partition('#')[0]}`" if call is not None else "a registered operation"
-        raise RuntimeError(f"{where}: a kernel of {name} raised an exception")
-    raise RuntimeError(f"{where}: a sweep stopped with status {status}")
-
-
-def raise_reverse(status: int, name: str, tape: Tape) -> None:
-    """The Python exception of a reverse sweep of ``name`` that stopped."""
-    raise_python(status)
-    if status == layout.OPERATION_ERROR:
-        raise RuntimeError(
-            f"`{name}`: the reverse kernel of a registered operation raised an exception"
-        )
-    if status != layout.ARGUMENT_CHANGED:
-        raise_status(status, tape, 0, name)
 
 
 class Compiled:

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from . import stops
 from .compiled import (
     Function,
     as_argument,
     collect,
     guard_length,
     normalise,
-    raise_status,
     typed,
 )
 from .errors import TraceError
@@ -103,8 +103,7 @@ def raise_stopped(path: Path, workspace: Workspace, status: int) -> None:
             f"{file}:{line}: at these arguments `{path.tape.name}` takes another branch than the "
             "tape recorded; use tapejit.jit, which records each branch, or np.where"
         )
-    program = workspace.program
-    raise_status(status, program.tape, program.row_at(word))
+    stops.raise_stopped(workspace, status, path.tape.name)
 
 
 def evaluate(tape: Tape, values: Sequence[Any]) -> list[Any]:
@@ -149,7 +148,7 @@ def _past_guard(workspace: Workspace, status: int) -> int:
     word = int(workspace.context[layout.FAILED])
     program = workspace.program
     if status != layout.GUARD_FAILED:
-        raise_status(status, program.tape, program.row_at(word))
+        stops.raise_stopped(workspace, status, program.tape.name)
     path = Path(Recording(program.tape, None, [], []))
     row = path.guard_at(program.code.starts, word)
     return workspace.run(RUN_FORWARD, word + guard_length(path, row))

@@ -13,16 +13,15 @@ import numpy as np
 
 from .interpreters import entry, layout
 from .interpreters.entry import (
-    ARGUMENT_CHANGED,
     BIND,
     DELIVER,
     PREPARE,
     RUN_FORWARD,
     RUN_REVERSE,
 )
-from .interpreters.user import raise_python
 from .lowering.build import Slot
 from .program import Program, Workspace
+from .stops import leave_short_way
 
 __all__ = ["Shortcut"]
 
@@ -85,9 +84,10 @@ class Shortcut:
         result = _new(self.shape)
         workspace.result_words[0] = id(result)
         status = self.run(workspace.address, 0, self.what)
+        if status == layout.PAUSED:
+            status = workspace.resume(self.what)
         if status != layout.DONE:
-            if status != ARGUMENT_CHANGED:
-                workspace.clear()
+            leave_short_way(workspace, status)
             result = None
         self.pool.append(workspace)
         return result
@@ -115,10 +115,8 @@ class Shortcut:
         if status == layout.PAUSED:
             status = workspace.resume(self.what)
         if status != layout.DONE:
-            if status != ARGUMENT_CHANGED:
-                workspace.clear()
+            leave_short_way(workspace, status)
             self.pool.append(workspace)
-            raise_python(status)
             return None
         scalars = workspace.scalars
         results = [scalars[k] if array is None else array for k, array in enumerate(arrays)]

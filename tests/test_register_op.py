@@ -375,6 +375,6 @@ def test_an_exception_in_a_kernel_leaves_the_function_usable():
         with pytest.raises(RuntimeError, match=r"test_register_op.*of `positive_root` raised"):
             gradient(-X)
     assert_allclose(gradient(X), want)
-    with pytest.raises(RuntimeError, match="reverse kernel of a registered operation raised"):
+    with pytest.raises(RuntimeError, match=r"test_register_op.*reverse kernel of `positive_root`"):
         gradient(1000.0 * X)
     assert_allclose(gradient(X), want)

@@ -87,10 +87,18 @@ def record_body(
     """
     outer = enclosing()
     writes = [rec.writes for rec in outer]
-    with contextlib.nullcontext() if runs else at_samples():
-        recording = record_function(
-            function, [_input(v) for v in values], describe(user), _refuse_branches(what), body=what
-        )
+    refused: list[TraceError] = []
+    limit = _refuse_branches(what, refused)
+    try:
+        with contextlib.nullcontext() if runs else at_samples():
+            recording = record_function(
+                function, [_input(v) for v in values], describe(user), limit, body=what
+            )
+    except IndexError as error:
+        # NumPy drops what __index__ raises, and says that a plain array takes no such index.
+        if refused and not isinstance(error, TraceError):
+            raise refused[-1] from error
+        raise
     if [rec.writes for rec in outer] != writes:
         raise TracerLeakError(
             f"{where_am_i()}: {what} writes into an array of the enclosing function. It is "
@@ -112,14 +120,19 @@ def _input(value: Any) -> Any:
     return np.array(value) if isinstance(value, np.ndarray) else value
 
 
-def _refuse_branches(what: str) -> Callable[[], None]:
+def _refuse_branches(what: str, refused: list[TraceError]) -> Callable[[], None]:
+    """What each guard of a body calls; ``refused`` takes the exceptions that it raised."""
+
     def refuse() -> None:
-        raise TraceError(
-            f"{where_am_i()}: a Python branch (if, while, int(), range()) on a traced value in "
-            f"{what}, which is recorded once for all steps; use np.where, tapejit.cond or "
-            "tapejit.switch, and tapejit.while_loop or fori_loop for a loop whose length depends "
+        error = TraceError(
+            f"{where_am_i()}: a Python branch (if, while, int(), range(), an index into a plain "
+            f"array) on a traced value in {what}, which is recorded once for all steps; use "
+            "np.where, tapejit.cond or tapejit.switch, tapejit.numpy.take(table, i) for an element "
+            "of a plain array, and tapejit.while_loop or fori_loop for a loop whose length depends "
             "on data"
         )
+        refused.append(error)
+        raise error
 
     return refuse
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from ..compiled import as_argument, raise_status
+from ..compiled import as_argument
 from ..interpreters import layout
 from ..interpreters.entry import BIND, DELIVER, OBJECT, RUN_FORWARD
 from ..program import Program, program_for
 from ..recording.recorder import Recorder, sampling, where_am_i
+from ..stops import raise_stopped
 from ..tape import SCALAR, Leaf, Tape, View, row_major, size_of
 
 __all__ = ["evaluate"]
@@ -36,7 +37,7 @@ def evaluate(op: str, operands: Sequence[Any], params: tuple, size: int) -> np.n
     workspace.results[0, OBJECT] = id(result)
     status = workspace.run(BIND | RUN_FORWARD | DELIVER)
     if status != layout.DONE:
-        raise_status(status, program.tape, 0, where_am_i())
+        raise_stopped(workspace, status, where=where_am_i())
     program.give_back(workspace)
     return result
 

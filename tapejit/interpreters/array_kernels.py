@@ -21,7 +21,6 @@ from .layout import (
     GUARD_FAILED,
     INDEX_ERROR,
     KERNELS,
-    PAUSED,
     RECOMPUTING,
     TILE,
     TILE_BASE,
@@ -265,7 +264,7 @@ def recompute(ctx, ins):
         at = c[FAILED]
         status = call_kernel(kernel, ctx, at + (3 if code[at] == GUARD_EQUAL else 2))
     c[FORWARD_STOP] = stop
-    if status == PAUSED:
+    if status != DONE:
         c[RECOMPUTING] = c[FAILED] + 1
     return status
 

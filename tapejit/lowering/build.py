@@ -70,6 +70,7 @@ class Code:
     recomputed: int | None  # forward words that the reverse sweep runs again; None: no regions
     adjoint_size: int  # the part of the arena that has adjoints (and tangents)
     loops: list[Any]  # LoopCode: staged loops and branches, by number
+    turns: list[tuple[int, int]]  # (reverse word, tape row) where each segment's code begins
 
     @property
     def resumable(self) -> bool:
@@ -115,6 +116,7 @@ class _Builder:
             is_virtual=self.tree is not None,
         )  # fmt: skip
         self.uses = self.buffer_uses()
+        self.turns: list[tuple[int, int]] = []
 
     # --- preparation ----------------------------------------------------------------------------
 
@@ -423,6 +425,7 @@ class _Builder:
         for segment in reversed(segments):
             for node in self.tree.enter(segment.first) if self.tree else ():
                 recompute(self.frame, self.tree, node, starts, stream)
+            self.turns.append((stream.length, segment.first))
             if not segment.calls:
                 self._reverse_scalars(stream, segment, lowering)
             elif segment.calls[0].op in OPS:
@@ -686,7 +689,7 @@ def code_of(
         arena.large_constants, builder.parameters(), list(values), list(gradients),
         list(tangents_in), list(tangents_out), list(seeds), starts[: len(tape)],
         frame.scalar_base, frame.array_base, rewrites,
-        builder.tree.recomputed if builder.tree else None, adjoint_size, loops,
+        builder.tree.recomputed if builder.tree else None, adjoint_size, loops, builder.turns,
     )  # fmt: skip
 
 

@@ -39,6 +39,7 @@ _LONGEST_BLOCK = 64
 class LoopCode:
     """A loop as a program's part: the child's code, and the table that kernels read."""
 
+    body: Tape
     child: Any  # build.Code
     table: np.ndarray
     directory: str | None = None  # of the file with snapshots
@@ -106,7 +107,7 @@ class Loop:
         self.lists = [[] for _ in range(words.N_LISTS)]
         child = self._lower()
         table = self._table(child, arena)
-        return LoopCode(child, table, self.directory, self.plan)
+        return LoopCode(self.body, child, table, self.directory, self.plan)
 
     def _lower(self) -> Any:
         from .build import _Builder, code_of
