@@ -28,7 +28,6 @@ from .compiled import (
     as_argument,
     is_static,
     normalise,
-    raise_reverse,
 )
 from .derive.choose import MODES, Plan, identity, plan_jacobian
 from .derive.inline import Inlined
@@ -41,6 +40,7 @@ from .program import Workspace
 from .recording.record import Recording
 from .recording.recorder import in_recording
 from .shortcut import Shortcut, usable
+from .stops import raise_stopped
 from .tape import size_of
 
 __all__ = ["hessian", "hvp", "jacfwd", "jacobian", "jacrev"]
@@ -235,6 +235,10 @@ class Jacobian(Derived):
 
     def transform(self, recording: Recording, wrt: tuple[int, ...]) -> Recording:
         """The tape of the whole Jacobian, or of some directions."""
+        return self._planned(recording, wrt, lanes=True)
+
+    def _planned(self, recording: Recording, wrt: tuple[int, ...], lanes: bool) -> Recording:
+        """``lanes``: whether vector mode may serve."""
         tape = recording.tape
         if self.of_gradient:
             require_scalar(self.function.name, recording)
@@ -244,7 +248,7 @@ class Jacobian(Derived):
             raise TraceError(
                 f"jacobian of `{self.function.name}`: the result has leaves that are not numeric"
             )
-        plan = plan_jacobian(tape, wrt, self.way)
+        plan = plan_jacobian(tape, wrt, self.way, lanes)
         return recording._replace(tape=plan.tape, plan=plan)
 
     def public(self) -> Callable[..., Any]:
@@ -318,7 +322,7 @@ class Jacobian(Derived):
     def _sweep(self, workspace: Workspace, what: int) -> None:
         status = workspace.run(what)
         if status != layout.DONE:
-            raise_reverse(status, f"derivative of {self.function.name}", workspace.program.tape)
+            raise_stopped(workspace, status, f"derivative of {self.function.name}")
 
     def _by_blocks(self, workspace: Workspace, plan: Plan) -> list[Any]:
         """Blocks of directions, sweep by sweep; the first sweep has run already."""
@@ -385,7 +389,8 @@ class Jacobian(Derived):
             return self.function.function(*call_args, **call_kwargs)
 
         inlined = Inlined(run, [leaves[i] for i in wrt], self.function.name)
-        recording = self.transform(inlined.recording, inlined.wrt)
+        # Vector mode is a way to run a program, not a tape that could become part of another.
+        recording = self._planned(inlined.recording, inlined.wrt, lanes=False)
         plan: Plan = recording.plan
         flat = inlined.splice(plan.tape) if plan.whole else _one_by_one(inlined, plan)
         result = self._tree(args, recording, plan, flat)

@@ -95,7 +95,7 @@ class Plan:
         return self.inputs if self.choice.mode == "forward" else self.outputs
 
 
-def plan_jacobian(tape: Tape, wrt: Sequence[int], mode: str = "auto") -> Plan:
+def plan_jacobian(tape: Tape, wrt: Sequence[int], mode: str = "auto", lanes: bool = True) -> Plan:
     """Choose how to compute the Jacobian of a tape's outputs with respect to ``wrt``.
 
     Parameters
@@ -103,6 +103,8 @@ def plan_jacobian(tape: Tape, wrt: Sequence[int], mode: str = "auto") -> Plan:
     mode
         One of ``MODES``.  ``"auto"`` makes both tapes and compares what they cost; on a long tape
         it makes the one that takes fewer sweeps.
+    lanes
+        Whether vector mode may serve; its plan is for running a program only.
     """
     outputs = tuple(leaf.view.shape for leaf in tape.outputs)
     inputs = tuple(tape.inputs[i].view.shape for i in wrt)
@@ -110,7 +112,7 @@ def plan_jacobian(tape: Tape, wrt: Sequence[int], mode: str = "auto") -> Plan:
     if mode == "auto":
         fewer = "forward" if _count(inputs) <= _count(outputs) else "reverse"
         modes = ["forward", "reverse"] if len(tape) <= MOST_COMPARED else [fewer]
-    plans = {name: _plan(tape, wrt, name, outputs, inputs) for name in modes}
+    plans = {name: _plan(tape, wrt, name, outputs, inputs, lanes) for name in modes}
     costs = {name: plan.choice.costs[name] for name, plan in plans.items()}
     chosen = plans[min(costs, key=lambda name: costs[name])]
     choice = dataclasses.replace(chosen.choice, costs=costs)
@@ -123,12 +125,13 @@ def _plan(
     mode: str,
     outputs: tuple[tuple[int, ...], ...],
     inputs: tuple[tuple[int, ...], ...],
+    in_lanes: bool,
 ) -> Plan:
     """The plan in one mode."""
     derive = pushforward if mode == "forward" else pullback
     seeded = inputs if mode == "forward" else outputs
     count = _count(seeded)
-    lanes = _plan_in_lanes(tape, mode, outputs, inputs)
+    lanes = _plan_in_lanes(tape, mode, outputs, inputs) if in_lanes else None
     if lanes is not None and len(tape) > MOST_SCALAR_ROWS:
         return lanes
     n = directions_per_sweep(tape, count)
