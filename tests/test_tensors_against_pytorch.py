@@ -407,6 +407,106 @@ def several_outputs(xp):
     return list(xp.grad([x.sum(), (x * x).sum()], [x]))
 
 
+def higher_derivatives(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    (first,) = xp.grad((x**3).sum(), [x], create_graph=True)
+    (second,) = xp.grad(first.sum(), [x], create_graph=True)
+    (third,) = xp.grad(second.sum(), [x])
+    return [first, second, third]
+
+
+@pytest.mark.filterwarnings("ignore:Using backward")
+def backward_with_a_graph(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    (x**3).sum().backward(create_graph=True)
+    first = number(x.grad)
+    (x.grad * x.grad).sum().backward(retain_graph=True)  # PyTorch adds to the old one in place
+    return [first, x.grad, x.grad.requires_grad]
+
+
+def graphs_of_gradients_accumulate(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    w = xp.tensor(2.0, requires_grad=True)
+    (w * x**2).sum().backward(create_graph=True)
+    (w * w * x).sum().backward(create_graph=True)
+    g = x.grad
+    x.grad = w.grad = None
+    (g * g).sum().backward()
+    return [g, x.grad, w.grad]
+
+
+def a_graph_keeps_graphs(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    y = (x**3).sum()
+    y.backward(create_graph=True)
+    x.grad = None
+    y.backward()
+    return x.grad
+
+
+def cotangent_with_a_graph(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    v = xp.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    (x * x).backward(v * 2.0, create_graph=True)
+    g, v.grad, x.grad = x.grad, None, None
+    (g * g).sum().backward()
+    return [g, x.grad, v.grad]
+
+
+def backward_to_some(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    w = xp.tensor(DATA, requires_grad=True)
+    y = x * w
+    y.retain_grad()
+    (y * x).sum().backward(inputs=[x, y])
+    return [x.grad, y.grad, w.grad]
+
+
+def hooks_of_a_graph(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    y = x**3
+    y.retain_grad()
+    y.register_hook(lambda g: g * 2)
+    x.register_hook(lambda g: g + x)
+    (y * y).sum().backward(create_graph=True)
+    first = number([x.grad, y.grad])
+    x.grad.sum().backward()
+    return [*first, x.grad]
+
+
+def hooks_of_inputs(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    w = xp.tensor(DATA, requires_grad=True)
+    called = []
+    x.register_hook(lambda g: 3 * g)
+    w.register_hook(lambda g: called.append(g))
+    return [*xp.grad((x * w).sum(), [x]), len(called)]
+
+
+def hooks_of_leaves_see_the_sum(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    seen = []
+    x.register_hook(lambda g: seen.append(number(g)))
+    y = x * 2.0
+    y.register_hook(lambda g: None)
+    (y.sum() + (x * x).sum()).backward()
+    return seen
+
+
+def hooks_of_views(xp):
+    x = xp.tensor([1.0, 2.0, 3.0, 4.0], requires_grad=True)
+    y, seen = x * x, []
+    element, part, turned = y[1], y[1:3], y.reshape(2, 2).T
+    element.register_hook(lambda g: seen.append(number(g)))
+    element.register_hook(lambda g: g * 10)
+    at_x, alias = x[0], x[:]
+    for tensor in (part, turned, at_x, alias):
+        tensor.retain_grad()
+    z = element * 3 + (part * part).sum() + (turned**3).sum() + y.sum()
+    (z + at_x * 5 + (alias * alias).sum()).backward()
+    return [*seen, part.grad, turned.grad, at_x.grad, alias.grad, x.grad]
+
+
 def grad_outputs(xp):
     x = xp.tensor(DATA, requires_grad=True)
     y = x * x

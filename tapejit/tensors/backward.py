@@ -14,16 +14,20 @@ from ..recording.tracer import Cell, current_element
 from ..tape import ARRAY, Tape
 from .enter import Tensor, new_view
 from .extract import extract
-from .hooks import apply_hooks, stages
+from .grad_mode import set_grad_enabled
+from .hooks import apply_hooks, is_retained, stages
 from .pieces import NOWHERE, Piece
 from .plans import LONG, Plan, keep_quick, pieces_of, plan_for, quick_plan
-from .sweeps import check_freed, finish, freed, fresh, located
+from .sweeps import added, check_freed, finish, freed, fresh, located
 from .values import check_sources
 
 __all__ = ["autograd_grad", "backward"]
 
 
-def backward(tensor: Any, gradient: Any = None, retain_graph: bool = False) -> None:
+def backward(
+    tensor: Any, gradient: Any = None, retain_graph: bool | None = None,
+    create_graph: bool = False, inputs: Any = None,
+) -> None:  # fmt: skip
     """Add the gradient with respect to each leaf that requires one to its ``grad``.
 
     Parameters
@@ -31,7 +35,13 @@ def backward(tensor: Any, gradient: Any = None, retain_graph: bool = False) -> N
     gradient
         The cotangent of this tensor, of its shape; of a 0-d (or one-element) tensor it is one.
     retain_graph
-        Keep the graph for another ``backward``.
+        Keep the graph for another ``backward``; by default the value of ``create_graph``.
+    create_graph
+        Record the gradients themselves: each ``grad`` is then part of a graph, and can be
+        differentiated again.
+    inputs
+        A tensor or a sequence of tensors, leaves or results: only their gradients are computed
+        and kept.
 
     Raises
     ------
@@ -41,6 +51,12 @@ def backward(tensor: Any, gradient: Any = None, retain_graph: bool = False) -> N
     ValueError
         Where ``gradient`` has another shape.
 
+    Notes
+    -----
+    With ``create_graph`` a leaf holds a graph that holds the leaf: memory that Python's cyclic
+    garbage collector frees, or ``leaf.zero_grad()``.  :func:`tapejit.autograd_grad` returns
+    gradients instead.
+
     Examples
     --------
     >>> import tapejit as tj
@@ -48,16 +64,28 @@ def backward(tensor: Any, gradient: Any = None, retain_graph: bool = False) -> N
     >>> (x * x).sum().backward()
     >>> x.grad
     tensor([2., 4.])
+    >>> x.zero_grad()
+    >>> (x**3).sum().backward(create_graph=True)
+    >>> x.grad.sum().backward()  # adds the second derivative to the first
+    >>> x.grad.detach()
+    tensor([ 9., 24.])
     """
-    if gradient is None and type(tensor.rec) is Piece and _quickly(tensor, retain_graph):
-        return
-    seed = _seed(tensor, gradient, "backward")
-    if tensor.is_root:
-        accumulate(tensor, np.ones(tensor.shape)[()] if seed is None else seed)
+    simple = gradient is None and not create_graph and inputs is None
+    if simple and type(tensor.rec) is Piece and _quickly(tensor, bool(retain_graph)):
         return
     _check_graph(tensor)
-    for leaf, g in cotangents([tensor], [seed], [], retain_graph)[0]:
-        accumulate(leaf, g)
+    seed = _seed(tensor, gradient, "backward", create_graph)
+    retain = create_graph if retain_graph is None else retain_graph
+    if inputs is None:
+        for leaf, g in _at_leaves([tensor], [seed], [], retain, create_graph)[0]:
+            accumulate(leaf, g)
+        return
+    inputs = _inputs(inputs, "backward")
+    for given, g in zip(
+        inputs, _gradients([tensor], [seed], inputs, retain, create_graph), strict=True
+    ):
+        if g is not None and not is_retained(given):
+            given._grad = added(given._grad, g)
 
 
 def _quickly(tensor: Any, retain_graph: bool) -> bool:
@@ -99,8 +127,8 @@ def _quickly(tensor: Any, retain_graph: bool) -> bool:
     return True
 
 
-def _seed(tensor: Any, gradient: Any, name: str) -> Any:
-    """The cotangent of an output, checked; None for one."""
+def _seed(tensor: Any, gradient: Any, name: str, create_graph: bool) -> Any:
+    """The cotangent of an output, checked; None for one; a tensor where its graph counts."""
     if gradient is None:
         if tensor.size != 1:
             raise TraceError(
@@ -117,6 +145,8 @@ def _seed(tensor: Any, gradient: Any, name: str) -> Any:
         )
     if value.dtype.kind not in "fiub":
         raise TraceError(f"{where_am_i()}: {name}: the gradient has dtype {value.dtype}")
+    if create_graph and isinstance(gradient, Tensor) and gradient.requires_grad:
+        return gradient
     return value.astype(np.float64)[()] if value.ndim == 0 else value.astype(np.float64)
 
 
@@ -184,13 +214,7 @@ def accumulate(leaf: Any, g: Any) -> None:
     """Add to a leaf's gradient, after its hooks."""
     if leaf.hooks:
         g = apply_hooks(leaf, g)
-    known = leaf._grad
-    if known is None:
-        leaf._grad = fresh(g)
-    elif leaf.ndim:
-        known.value += g
-    else:
-        known.value = known.value + g
+    leaf._grad = added(leaf._grad, g)
 
 
 def autograd_grad(
@@ -232,28 +256,25 @@ def autograd_grad(
     >>> tj.autograd_grad(g, x)
     (tensor(18.),)
     """
-    outputs, inputs = _sequence(outputs), _sequence(inputs)
+    outputs = _sequence(outputs)
     given = [None] * len(outputs) if grad_outputs is None else _sequence(grad_outputs)
     if len(given) != len(outputs):
         raise ValueError(
             f"{where_am_i()}: {len(given)} grad_outputs for {len(outputs)} outputs; give one each"
         )
-    for tensor in (*outputs, *inputs):
+    for tensor in outputs:
         if not isinstance(tensor, Tensor):
             raise TraceError(f"{where_am_i()}: autograd_grad takes tensors, got {type(tensor)}")
-    for tensor in outputs:
         _check_graph(tensor)
-    for tensor in inputs:
-        if not tensor.requires_grad:
-            raise TraceError(
-                f"{where_am_i()}: an input of autograd_grad does not require a gradient; make it "
-                "with requires_grad=True before the outputs are computed"
-            )
+    inputs = _inputs(inputs, "autograd_grad")
     retain = create_graph if retain_graph is None else retain_graph
-    seeds = [_seed(y, g, "autograd_grad") for y, g in zip(outputs, given, strict=True)]
-    if create_graph:
-        seeds = [g if isinstance(g, Tensor) else s for g, s in zip(given, seeds, strict=True)]
-    results = _gradients(outputs, seeds, inputs, retain, create_graph)
+    seeds = [
+        _seed(y, g, "autograd_grad", create_graph) for y, g in zip(outputs, given, strict=True)
+    ]
+    results = [
+        g if g is None or isinstance(g, Tensor) else fresh(g)
+        for g in _gradients(outputs, seeds, inputs, retain, create_graph)
+    ]
     if not allow_unused and any(g is None for g in results):
         raise TraceError(
             f"{where_am_i()}: an input of autograd_grad was not used to compute the outputs (a "
@@ -266,26 +287,58 @@ def _sequence(value: Any) -> list:
     return list(value) if isinstance(value, (tuple, list)) else [value]
 
 
+def _inputs(inputs: Any, name: str) -> list:
+    """What gradients are asked for, checked."""
+    inputs = _sequence(inputs)
+    for tensor in inputs:
+        if not isinstance(tensor, Tensor):
+            raise TraceError(f"{where_am_i()}: {name} takes tensors, got {type(tensor)}")
+        if not tensor.requires_grad:
+            raise TraceError(
+                f"{where_am_i()}: an input of {name} does not require a gradient; make it "
+                "with requires_grad=True before the outputs are computed"
+            )
+    return inputs
+
+
 def _gradients(
-    outputs: list[Any], seeds: list[Any], inputs: list[Any], retain: bool, create_graph: bool
-) -> list[Any]:
+    outputs: Sequence[Any], seeds: Sequence[Any], inputs: Sequence[Any], retain: bool,
+    create_graph: bool,
+) -> list[Any]:  # fmt: skip
+    """The cotangent of each input, after its hooks; None of those that were not used."""
     taps = [tensor for tensor in inputs if not tensor.is_root]
-    totals: dict[int, Any] = {}
-    roots = [(y, s) for y, s in zip(outputs, seeds, strict=True) if y.is_root]
-    rest = [(y, s) for y, s in zip(outputs, seeds, strict=True) if not y.is_root]
-    pairs: list[tuple[Any, Any]] = [(y, np.ones(y.shape)[()] if s is None else s) for y, s in roots]
-    at_taps: list[Any] = []
-    if rest:
-        ys, ss = zip(*rest, strict=True)
-        if create_graph:
-            leaves, at_taps = stages(ys, ss, taps, retain, create_graph=True)
+    leaves, at_taps = _at_leaves(outputs, seeds, taps, retain, create_graph)
+    found = {id(tensor): g for tensor, g in zip(taps, at_taps, strict=False)}
+    asked = set(map(id, inputs))
+    for leaf, g in leaves:
+        if id(leaf) in asked:
+            found[id(leaf)] = apply_hooks(leaf, g) if leaf.hooks else g
+    return [found.get(id(tensor)) for tensor in inputs]
+
+
+def _at_leaves(
+    outputs: Sequence[Any], seeds: Sequence[Any], taps: Sequence[Any], retain: bool,
+    create_graph: bool,
+) -> tuple[list[tuple[Any, Any]], list[Any]]:  # fmt: skip
+    """Cotangents of the leaves, each leaf once, and of the results ``taps``."""
+    totals: dict[int, tuple[Any, Any]] = {}
+    pairs: list[tuple[Any, Any]] = []
+    rest: list[tuple[Any, Any]] = []
+    for y, seed in zip(outputs, seeds, strict=True):
+        if y.is_root:
+            pairs.append((y, np.ones(y.shape)[()] if seed is None else seed))
         else:
-            leaves, at_taps = cotangents(ys, ss, taps, retain)
-        pairs += leaves
-    for leaf, g in pairs:
-        known = totals.get(id(leaf))
-        totals[id(leaf)] = g if known is None else known + g
-    for tensor, g in zip(taps, at_taps, strict=False):
-        totals[id(tensor)] = g
-    results = [totals.get(id(tensor)) for tensor in inputs]
-    return [g if g is None or isinstance(g, Tensor) else fresh(g) for g in results]
+            rest.append((y, seed))
+    at_taps: list[Any] = []
+    with set_grad_enabled(create_graph):
+        if rest:
+            ys, given = zip(*rest, strict=True)
+            if create_graph:
+                leaves, at_taps = stages(ys, given, taps, retain, create_graph=True)
+            else:
+                leaves, at_taps = cotangents(ys, given, taps, retain)
+            pairs += leaves
+        for leaf, g in pairs:
+            known = totals.get(id(leaf))
+            totals[id(leaf)] = (leaf, g if known is None else known[1] + g)
+    return list(totals.values()), at_taps

@@ -42,6 +42,12 @@ def check_in_place(tensor: Any, operation: str) -> None:
             "would no longer describe its values; change x.detach().clone(), or record the change"
         )
     is_view = tensor.ndim > 0 and not tensor.value.flags.writeable
+    if is_view and tensor.rec.level == -1 and not tensor.cell.is_argument:
+        raise TraceError(
+            f"{where_am_i()}: {operation} in place on a view whose gradient is looked at "
+            "(register_hook, retain_grad), and which is a copy therefore; change what it is a view "
+            "of before the hook is registered, or a copy: x.clone()"
+        )
     if is_view or (local.state.enabled and tensor.is_root):
         what = "a (read-only) view of a leaf" if is_view else "a leaf"
         raise TraceError(

@@ -16,15 +16,18 @@ import numpy as np
 from ..errors import TraceError
 from ..interpreters.layout import CALL
 from ..recording.recorder import where_am_i
+from ..recording.splice import strided
 from ..tape import ARRAY, SCALAR, View, row_major
 from .derived import recorded_gradients
 from .enter import Tensor
+from .grad_mode import enable_grad, set_grad_enabled
+from .memory import memory_of
 from .pieces import Piece
 from .plans import pieces_of, plan_for
-from .sweeps import check_freed, finish, fresh, located
+from .sweeps import added, check_freed, finish, fresh, located
 from .values import check_sources
 
-__all__ = ["Handle", "apply_hooks", "register", "retain", "stages"]
+__all__ = ["Handle", "apply_hooks", "is_retained", "register", "retain", "stages"]
 
 
 class Handle:
@@ -40,10 +43,14 @@ class Handle:
 
 
 class Node:
-    """A result whose gradient somebody looks at: its value, hooks, and tensors that keep it."""
+    """A result whose gradient somebody looks at: its value, hooks, and tensors that keep it.
 
-    def __init__(self, tensor: Any) -> None:
+    ``of_view``: whether it is the copy that a view became.
+    """
+
+    def __init__(self, tensor: Any, of_view: bool = False) -> None:
         self.value = tensor.value
+        self.of_view = of_view
         self.hooks: dict[int, Callable] = {}
         self.keepers: list[weakref.ref] = []
 
@@ -75,35 +82,44 @@ def retain(tensor: Any) -> None:
         )
     if not tensor.is_root:
         node = _node(tensor, "retain_grad")
-        if all(keeper() is not tensor for keeper in node.keepers):
+        if not _keeps(node, tensor):
             node.keepers.append(weakref.ref(tensor))
 
 
+def is_retained(tensor: Any) -> bool:
+    """Whether ``backward`` keeps the gradient of a result anyway."""
+    nodes = tensor.rec.hooks or {} if tensor.rec.level == -1 else {}
+    return any(_keeps(node, tensor) for node in nodes.values())
+
+
+def _keeps(node: Node, tensor: Any) -> bool:
+    return any(keeper() is tensor for keeper in node.keepers)
+
+
 def _node(tensor: Any, name: str) -> Node:
+    of_view = tensor.rec.level == -1 and _is_view(tensor)
+    if of_view:
+        _separate(tensor, name)
     place = result_place(tensor, name)
     if tensor.rec.hooks is None:
         tensor.rec.hooks = {}
     nodes = tensor.rec.hooks
     if place not in nodes:
-        nodes[place] = Node(tensor)
+        nodes[place] = Node(tensor, of_view)
     return nodes[place]
+
+
+# --- results and views ----------------------------------------------------------------------------
 
 
 def result_place(tensor: Any, name: str) -> int:
     """The element (or -1 minus the buffer) that a result has for itself alone."""
     piece = tensor.rec
-    if piece.level == -1:
+    if piece.level == -1 and not _is_view(tensor):
         if tensor.ndim == 0:
-            element = tensor.element
-            if element < ARRAY and all(
-                shape is not None or number != element for *_, number, shape in piece.kinds
-            ):
-                return element
-        else:
-            buffer = tensor.cell.buffer
-            whole = tensor.view == View(buffer, 0, tensor.shape, row_major(tensor.shape))
-            if whole and _is_result(piece, buffer):
-                return -1 - buffer
+            return tensor.element
+        if not _is_written(piece, tensor.cell.buffer):
+            return -1 - tensor.cell.buffer
     raise TraceError(
         f"{where_am_i()}: {name} on a view of another tensor (or on one that was written in "
         "place), which has no gradient of its own; make it a tensor of its own where it is "
@@ -111,17 +127,84 @@ def result_place(tensor: Any, name: str) -> int:
     )
 
 
-def _is_result(piece: Piece, buffer: int) -> bool:
-    """Whether one operation alone wrote a buffer."""
-    if piece.buffers[buffer].argument >= 0:
-        return False
+def _is_view(tensor: Any) -> bool:
+    """Whether it shows elements of another tensor, instead of having been computed."""
+    piece = tensor.rec
+    if tensor.ndim:
+        is_input = piece.buffers[tensor.cell.buffer].argument >= 0
+        return is_input or tensor.view != _whole(tensor)
+    element = tensor.element
+    is_copy = piece.has_more and element in piece._copies.values()
+    is_input = any(number == element and shape is None for *_, number, shape in piece.kinds)
+    return element >= ARRAY or is_copy or is_input
+
+
+def _whole(tensor: Any) -> View:
+    """The view of all of an array's storage, in the shape that it was made with."""
+    shape = tensor.cell.storage.shape
+    return View(tensor.cell.buffer, 0, shape, row_major(shape))
+
+
+def _is_written(piece: Piece, buffer: int) -> bool:
+    """Whether a buffer was written in place."""
     base = ARRAY + piece.buffers[buffer].base
     last = base + piece.buffers[buffer].size
-    return not (
+    return (
         any(region.buffer == buffer for _, region, _ in piece._region_writes)
         or any(base <= element < last for element in piece._element_writes)
         or any(entry[1].buffer == buffer for entry in piece._dynamic_writes)
     )
+
+
+def _separate(tensor: Any, name: str) -> None:
+    """Make a view a result of its own: a copy, read by all that is computed of it from now on.
+
+    It shares no memory with the other tensor any more: later changes of either in place are
+    errors where they would have shown in both.
+    """
+    if _is_written(tensor.rec, tensor.view.buffer):
+        return  # result_place() raises
+    if _is_read(tensor):
+        raise TraceError(
+            f"{where_am_i()}: {name} on a view of which something was computed already, and which "
+            "has no gradient of its own; call it where the view is made, before its first use, or "
+            "use a copy: x.clone()"
+        )
+    with enable_grad():
+        copy = tensor.copy()
+    tensor.value = copy.value
+    if tensor.ndim == 0:
+        tensor.rec, tensor.element, tensor.version = copy.rec, copy.element, copy.version
+        return
+    memory = memory_of(tensor.cell)
+    tensor.cell, tensor._place = copy.cell, None
+    tensor.cell.memory, tensor.cell.synced = memory, memory.version
+    tensor.value.flags.writeable = False
+
+
+def _is_read(tensor: Any) -> bool:
+    """Whether rows of its piece read elements that a view shows, but by reading all of them."""
+    piece, view = tensor.rec, tensor.view
+    if view.buffer == SCALAR:
+        return True  # an element that was copied to be read
+    buffer = piece.buffers[view.buffer]
+    shown = np.zeros(buffer.size, bool)
+    strided(shown, view)[...] = True
+    copies = {place for place, node in (piece.hooks or {}).items() if node.of_view}
+    code = np.array(piece.code, np.int64).reshape(-1, 5)
+    rows = code[(code[:, 0] != CALL) & ~np.isin(code[:, 1], list(copies))]
+    elements = rows[:, 2:] - ARRAY - buffer.base
+    if shown[elements[(elements >= 0) & (elements < buffer.size)]].any():
+        return True
+    parts = set()
+    for call in piece.calls:
+        if call.result.buffer == SCALAR or -1 - call.result.buffer not in copies:
+            parts.update([v for v in call.operands if v.buffer == view.buffer])
+    if tensor.ndim:
+        parts.discard(_whole(tensor))
+    else:
+        parts = {part for part in parts if part.size == 1 or not any(part.strides)}
+    return any(bool(strided(shown, part).any()) for part in parts)
 
 
 def apply_hooks(tensor: Any, g: Any) -> Any:
@@ -130,20 +213,25 @@ def apply_hooks(tensor: Any, g: Any) -> Any:
 
 
 def _after(hooks: dict[int, Callable], g: Any, shape: tuple[int, ...]) -> Any:
-    for hook in list(hooks.values()):
-        given = g if isinstance(g, Tensor) else fresh(np.array(g))
-        result = hook(given)
-        if result is not None and isinstance(g, Tensor):
-            g = result
-        elif result is not None:
-            g = np.asarray(getattr(result, "value", result), np.float64)
-            if g.shape != shape:
+    """A gradient after hooks, which record only where it is part of a graph itself."""
+    with set_grad_enabled(isinstance(g, Tensor)):
+        for hook in list(hooks.values()):
+            result = hook(g if isinstance(g, Tensor) else fresh(np.array(g)))
+            if result is None:
+                continue
+            if not (isinstance(g, Tensor) and isinstance(result, Tensor)):
+                result = np.asarray(getattr(result, "value", result), np.float64)
+            if result.shape != shape:
                 raise ValueError(
-                    f"{where_am_i()}: a hook returned a gradient of shape {g.shape} for a tensor "
-                    f"of shape {shape}"
+                    f"{where_am_i()}: a hook returned a gradient of shape {result.shape} for a "
+                    f"tensor of shape {shape}"
                 )
-            g = g[()] if g.ndim == 0 else g
-    return g
+            g = (
+                fresh(result)
+                if isinstance(g, Tensor) and not isinstance(result, Tensor)
+                else result
+            )
+    return g[()] if isinstance(g, np.ndarray) and g.ndim == 0 else g
 
 
 class _Stages:
@@ -222,7 +310,8 @@ class _Stages:
         for keeper in node.keepers:
             tensor = keeper()
             if tensor is not None:
-                _keep(tensor, g)
+                given = np.array(g) if isinstance(g, np.ndarray) else g
+                tensor._grad = added(tensor._grad, given)
         for k in self.taps.get(key, ()):
             self.at_taps[k] = g
         self.sweep([(key[0], self.view(key))], [g], key)
@@ -233,13 +322,6 @@ class _Stages:
         if place >= 0:
             return View(SCALAR, place, (), ())
         return View(-1 - place, 0, shape, row_major(shape))
-
-
-def _keep(tensor: Any, g: Any) -> None:
-    if tensor._grad is None:
-        tensor._grad = fresh(np.array(g) if tensor.ndim else g)
-    else:
-        tensor._grad = fresh(tensor._grad.value + g)
 
 
 def stages(

@@ -11,11 +11,13 @@ from ..errors import TraceError
 from ..recording.recorder import where_am_i
 from ..recording.tracer import Cell
 from ..tape import View
-from .enter import check_synced, new_scalar, new_view
+from .enter import Tensor, check_synced, new_scalar, new_view
+from .grad_mode import enable_grad
+from .memory import changed
 from .pieces import NOWHERE, Piece
 from .plans import Plan
 
-__all__ = ["check_freed", "finish", "freed", "fresh", "located"]
+__all__ = ["added", "check_freed", "finish", "freed", "fresh", "located"]
 
 
 def located(tensor: Any) -> tuple[Piece, View]:
@@ -63,3 +65,19 @@ def fresh(g: Any) -> Any:
     if isinstance(g, np.ndarray) and g.ndim:
         return new_view(g, Cell(-1, g, False, NOWHERE))
     return new_scalar(np.float64(g))
+
+
+def added(known: Any, g: Any) -> Any:
+    """What a ``grad`` is after ``g`` was added: in place, but where graphs are involved."""
+    if known is None:
+        return g if isinstance(g, Tensor) else fresh(g)
+    if isinstance(g, Tensor) or known.requires_grad:
+        with enable_grad():
+            return known + g
+    if known.ndim:
+        known.value += g
+        if known.cell.memory is not None:
+            changed(known.cell, "the accumulation of a gradient", where_am_i())
+    else:
+        known.value = known.value + g
+    return known

@@ -295,6 +295,10 @@ class _Shared(Tensor):
     def register_hook(self, hook: Callable[[Any], Any]) -> Any:
         """Call ``hook(gradient)`` when this tensor's gradient is known; a result replaces it.
 
+        On a view of another tensor (an element, a part, a transpose) call it where the view is
+        made, before anything is computed of it: the view becomes a copy, with a gradient of its
+        own.
+
         Returns
         -------
         Handle
@@ -305,7 +309,10 @@ class _Shared(Tensor):
         return register(self, hook)
 
     def retain_grad(self) -> None:
-        """Have ``backward`` keep the gradient of this result in ``grad``, as it does for leaves."""
+        """Have ``backward`` keep the gradient of this result in ``grad``, as it does for leaves.
+
+        On a view: as for :meth:`register_hook`.
+        """
         from .hooks import retain
 
         retain(self)
