@@ -85,7 +85,7 @@ def backward(
         inputs, _gradients([tensor], [seed], inputs, retain, create_graph), strict=True
     ):
         if g is not None and not is_retained(given):
-            given._grad = added(given._grad, g)
+            given._grad = added(given.grad, g)
 
 
 def _quickly(tensor: Any, retain_graph: bool) -> bool:

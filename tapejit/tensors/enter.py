@@ -148,23 +148,30 @@ def _inside(piece: Piece, ours: Callable[..., Any], args: tuple, kwargs: dict[st
     """A step of a function that is being recorded: it stays in its piece."""
 
     def localised(tensor: Tensor) -> Any:
-        return tensor if tensor.rec is piece else piece.local(tensor)
+        return tensor if tensor.rec is piece else _entered(piece, tensor)
 
     args = tuple([_mapped(arg, localised) for arg in args])
     return ours(*args, **{name: _mapped(value, localised) for name, value in kwargs.items()})
 
 
+def _entered(piece: Piece, tensor: Tensor) -> Any:
+    """A tensor as a value of a piece; integers and truth values enter as NumPy's."""
+    return piece.local(tensor) if tensor.value.dtype.kind == "f" else tensor.value
+
+
+#: What a comparison gives inside of a recorded function, for one.
+Piece.capture = _entered  # type: ignore[method-assign]
+
+
 def _local(piece: Piece, tensor: Tensor, mirrors: list) -> Any:
-    """A tensor in the piece; integers and truth values enter as NumPy's."""
-    if tensor.value.dtype.kind != "f":
-        return tensor.value
-    if isinstance(tensor, ArrayTracer):
+    """A tensor in the piece that a function goes to; arrays of others are noted in ``mirrors``."""
+    if isinstance(tensor, ArrayTracer) and tensor.value.dtype.kind == "f":
         check_synced(tensor)
         if tensor.rec is not piece:
             mirror = piece.local(tensor)
             mirrors.append((tensor, mirror, mirror.cell.buffer))
             return mirror
-    return piece.local(tensor)
+    return tensor if tensor.rec is piece else _entered(piece, tensor)
 
 
 def check_synced(tensor: Any) -> None:
@@ -183,6 +190,11 @@ def adopt(tensor: Tensor, cell: Cell, piece: Piece) -> None:
     """A tensor was written in place: it, and the views of it, now stand in ``piece``."""
     own = tensor.cell
     own.rec, own.buffer, own.is_argument = piece, cell.buffer, cell.is_argument
+
+
+def rebind(tensor: Any, cell: Cell) -> None:
+    """Have an array show the storage of another cell from now on."""
+    tensor.cell, tensor._place = cell, None
 
 
 def finished(result: Any, mirrors: list) -> Any:

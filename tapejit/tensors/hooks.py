@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..errors import TraceError
 from ..interpreters.layout import CALL
+from ..ops.table import OPS
 from ..recording.recorder import where_am_i
 from ..recording.splice import strided
 from ..tape import ARRAY, SCALAR, View, row_major
 from .derived import recorded_gradients
-from .enter import Tensor
+from .enter import Tensor, rebind
 from .grad_mode import enable_grad, set_grad_enabled
 from .memory import memory_of
 from .pieces import Piece
@@ -27,7 +28,16 @@ from .plans import pieces_of, plan_for
 from .sweeps import added, check_freed, finish, fresh, located
 from .values import check_sources
 
-__all__ = ["Handle", "apply_hooks", "is_retained", "register", "retain", "stages"]
+__all__ = [
+    "Handle",
+    "Origin",
+    "apply_hooks",
+    "is_retained",
+    "origin",
+    "register",
+    "retain",
+    "stages",
+]
 
 
 class Handle:
@@ -127,6 +137,50 @@ def result_place(tensor: Any, name: str) -> int:
     )
 
 
+def row_of(piece: Piece, place: int) -> int:
+    """The row that computes an element (or the array of -1 minus a buffer); -1 of inputs."""
+    code = np.array(piece.code, np.int32).reshape(-1, 5)
+    is_call = code[:, 0] == CALL
+    if place >= 0:
+        rows = np.flatnonzero(~is_call & (code[:, 1] == place))
+    else:
+        rows = np.zeros(0, int)
+    if not len(rows):
+        view = (SCALAR, place) if place >= 0 else (-1 - place, 0)
+        calls = [k for k, c in enumerate(piece.calls) if c.result[:2] == view]
+        rows = np.flatnonzero(is_call & np.isin(code[:, 1], calls))
+    return int(rows[0]) if len(rows) else -1
+
+
+class Origin(NamedTuple):
+    """What computed a tensor: the operation's name, and where it stands in the user's code."""
+
+    name: str
+    place: str
+
+    def __repr__(self) -> str:
+        return f"<{self.name}{', ' if self.place else ''}{self.place}>"
+
+
+def origin(tensor: Any) -> Origin | None:
+    """See :attr:`tapejit.Tensor.grad_fn`."""
+    if tensor.is_leaf:
+        return None
+    piece, view = tensor.rec, tensor.view
+    if piece.spent:
+        return Origin("freed", "")
+    row = row_of(piece, view.offset if view.buffer == SCALAR else -1 - view.buffer)
+    if row < 0:
+        return Origin("view", "")
+    op, number = piece.code[5 * row : 5 * row + 2]
+    name = piece.calls[number].op if op == CALL else OP_NAMES[op]
+    return Origin(name, piece.place(row))
+
+
+#: Names of elementwise operations by code.
+OP_NAMES = {op.code: op.name for op in OPS.values()}
+
+
 def _is_view(tensor: Any) -> bool:
     """Whether it shows elements of another tensor, instead of having been computed."""
     piece = tensor.rec
@@ -177,7 +231,7 @@ def _separate(tensor: Any, name: str) -> None:
         tensor.rec, tensor.element, tensor.version = copy.rec, copy.element, copy.version
         return
     memory = memory_of(tensor.cell)
-    tensor.cell, tensor._place = copy.cell, None
+    rebind(tensor, copy.cell)
     tensor.cell.memory, tensor.cell.synced = memory, memory.version
     tensor.value.flags.writeable = False
 
@@ -262,18 +316,7 @@ class _Stages:
     def _row(self, key: tuple[int, int]) -> tuple[int, int]:
         """Where a value is computed, to be sorted by."""
         i, place = key
-        piece = self.pieces[i]
-        code = np.array(piece.code, np.int32).reshape(-1, 5)
-        is_call = code[:, 0] == CALL
-        if place >= 0:
-            rows = np.flatnonzero(~is_call & (code[:, 1] == place))
-        else:
-            rows = np.zeros(0, int)
-        if not len(rows):
-            view = (SCALAR, place) if place >= 0 else (-1 - place, 0)
-            calls = [k for k, c in enumerate(piece.calls) if c.result[:2] == view]
-            rows = np.flatnonzero(is_call & np.isin(code[:, 1], calls))
-        return i, int(rows[0])
+        return i, row_of(self.pieces[i], place)
 
     def sweep(self, outputs: list[tuple[int, View]], seeds: list[Any], without: Any) -> None:
         """From some places back to the cuts (but ``without``) and to the leaves."""
@@ -311,7 +354,7 @@ class _Stages:
             tensor = keeper()
             if tensor is not None:
                 given = np.array(g) if isinstance(g, np.ndarray) else g
-                tensor._grad = added(tensor._grad, given)
+                tensor._grad = added(tensor.grad, given)
         for k in self.taps.get(key, ()):
             self.at_taps[k] = g
         self.sweep([(key[0], self.view(key))], [g], key)

@@ -1,4 +1,4 @@
-"""Operators and methods of tensors: NumPy's, and those that PyTorch's users reach for."""
+"""Operators and methods of tensors, as NumPy's arrays have them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..recording.tracer import (
     apply,
     scalar_operator,
 )
-from . import short
+from . import pytorch, short
 from .changes import in_place, in_place_function, with_out
 from .enter import Tensor, enter, plain
 
@@ -157,8 +157,7 @@ def _install_methods(shared: type, array: type) -> None:
         setattr(shared, name, _of_values(name))
     for name in _NUMPY_METHODS:
         setattr(shared, name, _numpy_method(getattr(np, name)))
-    for name, function in _TORCH_METHODS.items():
-        setattr(shared, name, _numpy_method(function))
+    pytorch.install(shared)
     for name in ("fill", "sort", "partition", "put"):
         setattr(array, name, _writing(protocol._ARRAYS[name], name))
 
@@ -168,6 +167,8 @@ def _bound(ours: Callable, caller: Callable, name: str) -> Callable:
         def theirs(value: Any, *args: Any, **kwargs: Any) -> Any:
             return getattr(value, name)(*args, **kwargs)
 
+        if kwargs:
+            kwargs = pytorch.renamed(kwargs)
         return with_out(ours, theirs, (self, *args), kwargs)
 
     method.__name__ = method.__qualname__ = name
@@ -181,31 +182,10 @@ _VALUE_METHODS = ("any", "all", "argmax", "argmin", "argsort", "nonzero", "searc
 _NUMPY_METHODS = (
     "exp", "log", "log1p", "expm1", "log2", "log10", "sin", "cos", "tan", "sinh", "cosh", "tanh",
     "sqrt", "square", "abs", "sign", "floor", "ceil", "arctan", "arcsin", "arccos", "reciprocal",
-    "maximum", "minimum", "arctan2", "hypot", "logaddexp", "outer", "where", "rint", "trunc",
+    "maximum", "minimum", "hypot", "logaddexp", "outer", "rint", "trunc",
     "cbrt", "exp2", "arcsinh", "arccosh", "arctanh", "isnan", "isfinite", "isinf", "rad2deg",
     "deg2rad", "degrees", "radians", "fabs", "negative", "positive", "conjugate", "logical_not",
 )  # fmt: skip
-
-
-def _sigmoid(x: Any) -> Any:
-    from ..scipy.special import expit
-
-    return enter(expit, _scipy_expit, (x,), {})
-
-
-def _scipy_expit(x: Any) -> Any:
-    from scipy.special import expit
-
-    return expit(x)
-
-
-_TORCH_METHODS: dict[str, Callable] = {
-    "mm": np.matmul, "matmul": np.matmul, "mv": np.matmul, "pow": np.power, "clamp": np.clip,
-    "relu": lambda x: np.maximum(x, 0.0), "sigmoid": _sigmoid,
-    "inner": np.inner, "eq": np.equal, "t": np.transpose, "det": np.linalg.det,
-    "inverse": np.linalg.inv, "add": np.add, "sub": np.subtract, "mul": np.multiply,
-    "div": np.divide, "neg": np.negative,
-}  # fmt: skip
 
 
 def _numpy_method(function: Callable) -> Callable:
@@ -222,7 +202,7 @@ def _of_values(name: str) -> Callable:
         def theirs(value: Any, *args: Any, **kwargs: Any) -> Any:
             return getattr(value, name)(*args, **kwargs)
 
-        return plain(theirs, (self, *args), kwargs, [])
+        return plain(theirs, (self, *args), pytorch.renamed(kwargs), [])
 
     method.__name__ = method.__qualname__ = name
     method.__doc__ = f"``numpy.ndarray.{name}``: not differentiable, and not recorded."

@@ -23,7 +23,7 @@ from ..recording.tracer import (
     is_traced,
 )
 from ..tape import Tape, View
-from . import short
+from . import pytorch, short
 from .backward import backward, graph_tape
 from .changes import (
     assigned,
@@ -62,7 +62,7 @@ _short_scalars, _short_total = short.scalars, short.total
 _DEFAULTS: dict[str, Any] = {"_grad": None, "hooks": None}
 
 
-def tensor(data: Any, requires_grad: bool = False) -> Any:
+def tensor(data: Any, requires_grad: bool = False, dtype: Any = None) -> Any:
     """A tensor: an array that records what is computed of it.
 
     Parameters
@@ -72,6 +72,8 @@ def tensor(data: Any, requires_grad: bool = False) -> Any:
         values stay what they are, and cannot require a gradient.
     requires_grad
         Whether ``backward`` is to compute a gradient with respect to it.
+    dtype
+        What to convert the data to first: ``float``, ``int``, ``bool``; floats become float64.
 
     Returns
     -------
@@ -99,10 +101,12 @@ def tensor(data: Any, requires_grad: bool = False) -> Any:
         value = data.copy()
     else:
         value = _data(data)
+    if dtype is not None:
+        value = _data(value.astype(dtype))
     if requires_grad and value.dtype.kind != "f":
         raise TraceError(
             f"{where_am_i()}: only tensors of floats can require a gradient, this one has dtype "
-            f"{value.dtype}; write its elements as floats (3.0), or convert it: x.astype(float)"
+            f"{value.dtype}; write its elements as floats (3.0), or convert it: dtype=float"
         )
     rec = LEAF if requires_grad else NOWHERE
     if value.ndim:
@@ -317,6 +321,25 @@ class _Shared(Tensor):
 
         retain(self)
 
+    @property
+    def retains_grad(self) -> bool:
+        """Whether it is a result whose gradient ``backward`` keeps."""
+        from .hooks import is_retained
+
+        return is_retained(self)
+
+    @property
+    def grad_fn(self) -> Any:
+        """The operation that computed it and its place in the code; ``None`` of leaves."""
+        from .hooks import origin
+
+        return origin(self)
+
+    @property
+    def device(self) -> str:
+        """Tensors live in memory, as NumPy's arrays do."""
+        return "cpu"
+
     # --- values -----------------------------------------------------------------------------------
 
     def item(self, *index: Any) -> Any:
@@ -346,10 +369,6 @@ class _Shared(Tensor):
         """A copy that is part of the graph."""
         return self.copy()
 
-    def norm(self, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:
-        """``np.linalg.norm``."""
-        return np.linalg.norm(self, ord, axis, keepdims)
-
     def numel(self) -> int:
         """Number of elements."""
         return self.size
@@ -357,18 +376,6 @@ class _Shared(Tensor):
     def dim(self) -> int:
         """Number of dimensions."""
         return self.ndim
-
-    def view_as(self, other: Any) -> Any:
-        """Reshaped like another."""
-        return self.reshape(other.shape)
-
-    def permute(self, *axes: int) -> Any:
-        """The axes in another order: a view."""
-        return np.transpose(self, axes)
-
-    def unsqueeze(self, axis: int) -> Any:
-        """With an axis of length one."""
-        return np.expand_dims(self, axis)
 
     def __float__(self) -> float:
         return float(self.value)
@@ -440,13 +447,13 @@ class _Shared(Tensor):
         """Take over another's elements, in place."""
         return assigned(self, source, "copy_")
 
-    def add_(self, other: Any) -> Any:
-        """``self += other``."""
-        return in_place(self, other, "__add__", operator.add, "add_")
+    def add_(self, other: Any, *, alpha: Any = 1) -> Any:
+        """``self += alpha * other``."""
+        return in_place(self, pytorch.times(alpha, other), "__add__", operator.add, "add_")
 
-    def sub_(self, other: Any) -> Any:
-        """``self -= other``."""
-        return in_place(self, other, "__sub__", operator.sub, "sub_")
+    def sub_(self, other: Any, *, alpha: Any = 1) -> Any:
+        """``self -= alpha * other``."""
+        return in_place(self, pytorch.times(alpha, other), "__sub__", operator.sub, "sub_")
 
     def mul_(self, other: Any) -> Any:
         """``self *= other``."""
