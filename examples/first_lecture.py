@@ -15,6 +15,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 from numpy.polynomial import Polynomial
+from scipy.optimize import minimize
 
 import tapejit as tj
 
@@ -635,3 +636,40 @@ for _ in range(100):
 least_squares, *_ = np.linalg.lstsq(X, targets)
 print(f"after 100 steps: loss {loss.item():.6f}, w = {w_fitted}")
 print(f"least squares solution:             w = {least_squares}")
+
+# %% [markdown]
+# Or leave the steps to an optimiser of SciPy's: it wants a function of an array that returns the
+# value and the gradient (`jac=True`).
+
+
+# %%
+def squares_and_gradient(values):
+    w = tj.tensor(values, requires_grad=True)
+    loss = ((X @ w - targets) ** 2).sum()
+    loss.backward()
+    return loss.item(), w.grad.numpy()
+
+
+found = minimize(squares_and_gradient, np.zeros(2), jac=True, method="BFGS")
+print(f"SciPy, after {found.nit} steps: loss {found.fun:.6f}, w = {found.x}")
+
+# %% [markdown]
+# ## 14. Derivatives of derivatives
+#
+# A gradient is a computation, too.  With `create_graph=True` it is recorded like any other, and
+# can be differentiated again: row by row, this gives the Hessian of ‖Xw − y‖², which is 2XᵀX.
+
+# %%
+w = tj.tensor(np.zeros(2), requires_grad=True)
+((X @ w - targets) ** 2).sum().backward(create_graph=True)
+by_w, w.grad = w.grad, None
+hessian_by_rows = []
+for element in by_w:
+    element.backward(retain_graph=True)
+    hessian_by_rows.append(w.grad.numpy().copy())
+    w.zero_grad()
+hessian_by_rows = np.stack(hessian_by_rows)
+print(f"Hessian by rows:\n{hessian_by_rows}")
+print(f"2XᵀX:\n{2 * X.T @ X}")
+newton = -np.linalg.solve(hessian_by_rows, by_w.detach().numpy())
+print(f"one step of Newton's method from 0 reaches w = {newton}")
