@@ -16,6 +16,7 @@ from collections.abc import Callable
 from numba.extending import register_jitable
 
 from ..interpreters.layout import CALL, GUARD_TRUE, WRITE
+from ..lowering import scalars as lowering
 from ..ops.table import OPS
 from .templates import CONSTANT, F, G, X
 
@@ -87,6 +88,19 @@ def instantiate(t, starts, templates, constants, slots, one, number, out, origin
     return at, number
 
 
+@register_jitable
+def accumulate(held, target, part, number, out, origin, at, i):
+    """Let ``part`` be added to an element's adjoint; returns (rows so far, next scalar)."""
+    if held[target] < 0:
+        held[target] = part
+        return at, number
+    out[at, 0], out[at, 1] = _ADD, number
+    out[at, 2], out[at, 3], out[at, 4] = held[target], part, 0
+    origin[at] = i
+    held[target] = number
+    return at + 1, number + 1
+
+
 def pull_rows(
     code, bits, where, held, index, starts, templates, outputs, constants, slots, one, number,
     first, last, out, origin, made,
@@ -107,15 +121,7 @@ def pull_rows(
             held[save] = -1
             where[target] = where[save]
             if g >= 0 and bits[i]:
-                if held[source] < 0:
-                    held[source] = g
-                else:
-                    out[at, 0], out[at, 1] = _ADD, number
-                    out[at, 2], out[at, 3], out[at, 4] = held[source], g, 0
-                    origin[at] = i
-                    held[source] = number
-                    number += 1
-                    at += 1
+                at, number = accumulate(held, source, g, number, out, origin, at, i)
             continue
         if op > WRITE:
             continue
@@ -137,15 +143,7 @@ def pull_rows(
                 continue
             part = slots[s] if s < CONSTANT else constants[s - CONSTANT]
             target = code[i, 2 + j]
-            if held[target] < 0:
-                held[target] = part
-                continue
-            out[at, 0], out[at, 1] = _ADD, number
-            out[at, 2], out[at, 3], out[at, 4] = held[target], part, 0
-            origin[at] = i
-            held[target] = number
-            number += 1
-            at += 1
+            at, number = accumulate(held, target, part, number, out, origin, at, i)
     made[0], made[1] = at, number - start
 
 
@@ -209,9 +207,4 @@ SIGNATURES = {
 
 def compiled(function: Callable) -> Callable:
     """The compiled twin of a function of this module (itself, where plain Python is asked for)."""
-    from ..config import settings
-    from ..interpreters.cache import compile_entry
-
-    if settings.plain_python:
-        return function
-    return compile_entry(SIGNATURES[function.__name__], function)
+    return lowering.compiled(function, SIGNATURES[function.__name__])

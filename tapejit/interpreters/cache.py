@@ -158,7 +158,8 @@ def compile_entry(
     signature
         Types of the result and the arguments, as ``"int64(int64,int64)"``.
     function
-        Undecorated Python function; compiled as by ``numba.njit(error_model="numpy")``.
+        Undecorated Python function; compiled as by ``numba.njit(error_model="numpy")``.  One that
+        takes arrays can't make any: it is compiled without Numba's allocator.
     nogil
         Whether a call releases the GIL.
 
@@ -505,9 +506,13 @@ def _wrap(context: Any, library: Any, fndesc: Any, env: Any, call_helper: Any) -
     library.add_ir_module(module)
 
 
-def _flags(nogil: bool | None) -> compiler.Flags:
+def _flags(signature: Signature, nogil: bool | None) -> compiler.Flags:
     flags = compiler.Flags()
     options = {"nopython": True, "nogil": bool(nogil), "error_model": "numpy"}
+    # Loops over arrays count no references to them: an atomic operation for each array that one
+    # function hands to another costs more than most rows of a tape.  (Without the counts nothing
+    # can be allocated; what is given addresses needs no arrays, and users' kernels may make some.)
+    options["_nrt"] = not any(isinstance(kind, types.Array) for kind in signature.args)
     registry.cpu_target.options.parse_as_flags(flags, options)
     flags.enable_pyobject = False
     flags.no_cpython_wrapper = nogil is None
@@ -525,7 +530,7 @@ def _compile(function: Callable, signature: Signature, nogil: bool | None) -> tu
         function,
         args=signature.args,
         return_type=signature.return_type,
-        flags=_flags(nogil),
+        flags=_flags(signature, nogil),
         locals={},
     )
     described, library = result.fndesc, result.library

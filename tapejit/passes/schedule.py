@@ -44,7 +44,7 @@ def missed(ops, table):
         if table[slot] != ops[i]:
             count += 1
         table[slot] = ops[i]
-        history = ((history << 7) | ops[i]) & 0xFFFFFFF
+        history = ((history << 7) | int(ops[i])) & 0xFFFFFFF
     return count
 
 
