@@ -20,6 +20,7 @@ from tapejit.ops.structural import STRUCTURAL
 from tapejit.ops.table import OPS
 from tapejit.replay import evaluate
 from tapejit.tape import SCALAR, Leaf, View, row_major
+from tapejit.testing import plain_python
 
 X = np.array([0.3, -0.7, 1.1, 0.5])
 SMOOTH = [op for op in OPS.values() if op.pull is not None]
@@ -220,6 +221,16 @@ def test_writes_and_views(f):
     second = pushforward(gradient, (0,))
     want = (evaluate(second, [X + h * v, v])[0] - evaluate(second, [X - h * v, v])[0]) / (2 * h)
     np.testing.assert_allclose(evaluate(third, [X, v, v])[0], want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("f", WRITERS)
+def test_writes_and_views_in_plain_python(f):
+    tape = tj.trace(f, X)
+    derivatives = [lambda: pullback(tape, (0,)), lambda: pushforward(tape, (0,))]
+    compiled = [derive() for derive in derivatives]
+    with plain_python():
+        for derive, want in zip(derivatives, compiled, strict=True):
+            assert derive().fingerprint == want.fingerprint
 
 
 def test_derivative_tapes_leave_values_alone():

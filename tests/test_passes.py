@@ -216,6 +216,43 @@ def test_what_ieee_does_not_allow_is_done_on_demand_only(name):
     assert sweep(changed, 1.5, 0.5)[1] == pytest.approx(sweep(tape, 1.5, 0.5)[1], rel=1e-15)
 
 
+@pytest.mark.parametrize("unsafe", [False, True], ids=["exact", "unsafe"])
+def test_rules_as_plain_python(unsafe):
+    functions = [*EXACT_IDENTITIES.values(), *[f for f, _ in (SHORTER | UNSAFE).values()]]
+    tapes = [tj.trace(f, 1.5, 0.5) for f in functions]
+    compiled = [simplified(tape, unsafe=unsafe) for tape in tapes]
+    with tj.testing.plain_python():
+        for tape, want in zip(tapes, compiled, strict=True):
+            assert same_tape(simplified(tape, unsafe=unsafe), want)
+
+
+def test_a_constant_condition_chooses():
+    def f(x, y):
+        c = tnp.array([0.0, -2.0, np.nan])
+        return np.where(c[0], x, y) + 2.0 * np.where(c[1], x, y), np.where(c[2], x, y)
+
+    tape = tj.trace(f, 1.5, 0.5)
+    changed = simplified(tape)
+    with tj.testing.plain_python():
+        assert same_tape(simplified(tape), changed)
+    assert names(changed) == ["mul", "add", "where"]
+    for x, y in [(1.5, 0.5), (-2.0, 7.0)]:
+        assert changed(x, y) == tape(x, y) == (y + 2.0 * x, x)
+
+
+def test_a_chain_of_identities_ends():
+    """Each row takes several rules, and names what rows before it have become."""
+
+    def f(x):
+        for _ in range(20):
+            x = np.square(-np.abs(-(x * -1.0)) / -1.0) / 1.0 - 0.0
+        return x
+
+    tape = tj.trace(f, 0.5)
+    changed = check_pass(tape, passes.optimize, 0.5)
+    assert set(names(changed)) == {"square"}
+
+
 def test_an_element_that_is_overwritten_later_is_read_before():
     def f(x):
         out = x * 1.5
@@ -443,6 +480,27 @@ def test_equal_operations_come_together():
     assert changes(changed) < 0.4 * changes(tape)
     assert sorted(map(tuple, changed.code.tolist())) == sorted(map(tuple, tape.code.tolist()))
     assert changed.line(17) == tape.line(int(changed.origins[17]))
+
+
+def test_scheduling_as_plain_python():
+    tape = irregular(300)
+    changes_much = eager_schedule(tape)
+    too_little = scheduling.schedule_rows(tape, window=64, rate=0.0, gain=0.0, shortest=0)
+    assert too_little is tape
+    with tj.testing.plain_python():
+        assert same_tape(eager_schedule(tape), changes_much)
+        assert scheduling.schedule_rows(tape, window=64, rate=0.0, gain=0.0, shortest=0) is tape
+
+
+def test_predicted_misses():
+    """What repeats with a short period is learned at once, what has none never."""
+    table = np.empty(1 << 14, np.int32)
+    repeated = np.tile(np.array([3, 1, 4, 1, 5], np.int32), 200)
+    rng = np.random.default_rng(1)
+    irregular = rng.integers(0, 60, 1000).astype(np.int32)
+    assert scheduling.missed(repeated, table) <= 10
+    assert scheduling.missed(irregular, table) > 900
+    assert scheduling.missed(np.sort(irregular), table) <= 5 * 60
 
 
 def test_derivative_tapes_as_plain_python():

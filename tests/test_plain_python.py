@@ -1,11 +1,16 @@
 """The kernels as the plain Python they are written in: the same results as compiled."""
 
 import numpy as np
+import optree
 import pytest
 from numpy.testing import assert_allclose
+from test_passes import sweep
 
 import tapejit as tj
 from tapejit.config import settings
+from tapejit.interpreters.layout import DONE
+from tapejit.ops.table import OPS
+from tapejit.recording.tracer import apply
 
 RNG = np.random.default_rng(7)
 V, W = RNG.uniform(0.2, 1.5, 12), RNG.uniform(0.2, 1.5, 12)
@@ -173,3 +178,71 @@ def test_errors_in_plain_python():
         g(M)
         with pytest.raises(np.linalg.LinAlgError, match="singular"):
             g(np.zeros((3, 3)))
+
+
+@pytest.mark.parametrize("op", OPS.values(), ids=OPS)
+def test_every_operation_on_arrays(op):
+    """Cotangents assigned, added to what later uses gave, and left out of constants."""
+    xs = [domain.sample(np.random.default_rng(5), 6) for domain in op.domain]
+
+    def used_again(*xs):
+        return apply(op, *xs) * 1.0, [x * 2.0 for x in xs]
+
+    def partly_constant(x):
+        return [apply(op, *xs[:i], x, *xs[i + 1 :]) for i in range(op.arity)]
+
+    def everything():
+        results = []
+        for f, args in ((used_again, xs), (lambda *xs: apply(op, *xs) * 1.0, xs)):
+            value, pullback = tj.vjp(f, *args)
+            seeds = [np.where(np.arange(6) % 2, 0.0, 1.5)] + [np.ones(6)] * op.arity
+            seed = seeds[0] if f is not used_again else (seeds[0], seeds[1:])
+            _, tangent = tj.jvp(f, args, [np.cos(x) for x in args])
+            results += [value, pullback(seed), tangent]
+        for i in range(op.arity):
+            value, pullback = tj.vjp(lambda x, i=i: partly_constant(x)[i], xs[i])
+            results += [value, pullback(np.ones(6))]
+        return [np.asarray(x) for x in optree.tree_leaves(results)]
+
+    want = everything()
+    with tj.testing.plain_python():
+        agree(everything(), want)
+
+
+@pytest.mark.parametrize("op", OPS.values(), ids=OPS)
+def test_every_operation_as_it_was_recorded(op):
+    """Without passes, which would take some operations for others; on scalars."""
+    values = [float(domain.sample(RNG, 1)[0]) for domain in op.domain]
+    tape = tj.trace(lambda *xs: apply(op, *xs), *values)
+    assert OPS[op.name].code in tape.code[:, 0]
+    want = sweep(tape, *values, wrt=range(op.arity))
+    with tj.testing.plain_python():
+        got = sweep(tape, *values, wrt=range(op.arity))
+    assert got[0] == want[0] == DONE
+    agree([got[1], *got[2]], [want[1], *want[2]])
+
+
+def paths(x, n):
+    y = x if x[0] > 0.0 else x * x
+    if not x[1] > 0.0:
+        y = np.sin(y)
+    for _ in range(int(n)):
+        y = y * x[2]
+    return y
+
+
+def test_guards_in_plain_python():
+    """In each interpreter, each kind of guard holds, and fails."""
+    points = [(s * V[:3] * t, n) for s in (1.0, -1.0) for t in ([1, 1, 1], [1, -1, 1])
+              for n in (1, 2)]  # fmt: skip
+    jacobian = tj.jacobian(paths)
+    v, jitted = np.array([0.5, -0.25, 1.0]), tj.jit(paths)
+    with tj.testing.plain_python():
+        for x, n in points * 2:
+            assert_allclose(jitted(x, n), paths(x, n), rtol=1e-14)
+            _, tangent = tj.jvp(jitted, (x, n), (v, 0.0))
+            slope = (paths(x + 1e-6 * v, n) - paths(x - 1e-6 * v, n)) / 2e-6
+            assert_allclose(tangent, slope, rtol=1e-7, atol=1e-8)
+            assert_allclose(jacobian(x, n) @ v, slope, rtol=1e-7, atol=1e-8)
+            (pulled, _) = tj.vjp(jitted, x, n)[1](np.ones(3))
+            assert_allclose(pulled @ v, np.sum(slope), rtol=1e-7, atol=1e-8)
