@@ -231,6 +231,16 @@ def test_gradient_descent(lecture):
     close(lecture.w_fitted.detach().numpy(), [8 / 31, -5 / 62])
 
 
+def test_scipy_takes_the_steps(lecture):
+    assert lecture.found.success
+    np.testing.assert_allclose(lecture.found.x, [8 / 31, -5 / 62], rtol=1e-6)
+
+
+def test_second_derivatives(lecture):
+    close(lecture.hessian_by_rows, 2 * lecture.X.T @ lecture.X)
+    close(lecture.newton, [8 / 31, -5 / 62])
+
+
 # --- PyTorch --------------------------------------------------------------------------------------
 
 
@@ -420,3 +430,10 @@ def test_pytorch_agrees_with_gradient_descent(lecture, torch):
         w.grad.zero_()
     close(lecture.w_fitted.detach().numpy(), w.detach())
     close(lecture.loss.item(), loss.item())
+
+
+def test_pytorch_agrees_with_second_derivatives(lecture, torch):
+    X, targets = torch.tensor(lecture.X), torch.tensor(lecture.targets)
+    hessian = torch.autograd.functional.hessian(lambda w: ((X @ w - targets) ** 2).sum(),
+                                                torch.zeros(2))  # fmt: skip
+    close(lecture.hessian_by_rows, hessian)
