@@ -16,7 +16,7 @@ from .recorder import where_am_i
 from .shapes import astype, broadcast_to, into, operand, operands, reshape, unsupported
 from .tracer import ArrayTracer, ScalarTracer, Tracer, apply, is_traced, value_of
 
-__all__ = ["FUNCTIONS", "array_function", "array_ufunc", "method"]
+__all__ = ["FUNCTIONS", "array_function", "array_ufunc"]
 
 # --- ufuncs ---------------------------------------------------------------------------------------
 
@@ -331,6 +331,7 @@ _SCALARS = {ufunc.__name__: function for ufunc, function in _UFUNCS.items() if u
     "hypot": _UFUNCS[np.hypot],
     "logaddexp": _UFUNCS[np.logaddexp],
 }
+#: Attributes that the values have.
 _VALUES = ("itemsize", "nbytes", "strides", "flags")
 
 
@@ -339,6 +340,16 @@ def _install() -> None:
         for name, function in methods.items():
             if name not in cls.__dict__ and name not in Tracer.__dict__:
                 setattr(cls, name, _bound(function))
+    for name in _VALUES:
+        setattr(Tracer, name, property(_of_value(name)))
+
+
+def _of_value(name: str) -> Callable:
+    def get(self: Tracer) -> Any:
+        return getattr(self.value, name)
+
+    get.__doc__ = f"NumPy's ``{name}``."
+    return get
 
 
 def _bound(function: Callable) -> Callable:
@@ -352,10 +363,3 @@ def _bound(function: Callable) -> Callable:
 _install()
 
 
-def method(tracer: Tracer, name: str) -> Any:
-    """An attribute that a tracer itself does not have."""
-    if hasattr(type(tracer), name):  # put there when this module was imported
-        return getattr(tracer, name)
-    if name in _VALUES:
-        return getattr(tracer.value, name)
-    raise AttributeError(f"a traced array has no attribute {name!r}")

@@ -105,8 +105,7 @@ class Tracer:
         """Nested lists of traced scalars."""
         return [part.tolist() for part in self] if self.ndim else self
 
-    def __getattr__(self, name: str) -> Any:
-        return _protocol().method(self, name)
+    # No __getattr__: a class that has one reads all its attributes the slow way.
 
     @property
     def dtype(self) -> np.dtype:

@@ -10,14 +10,15 @@ import numpy as np
 
 from ..errors import TraceError
 from ..recording.recorder import where_am_i
-from ..recording.tracer import Cell, current_element
+from ..recording.tracer import current_element
 from ..tape import ARRAY, Tape
-from .enter import Tensor, new_view
+from .enter import Tensor, new_data
 from .extract import extract
 from .grad_mode import set_grad_enabled
 from .hooks import apply_hooks, is_retained, stages
-from .pieces import NOWHERE, Piece
+from .pieces import Piece
 from .plans import LONG, Plan, keep_quick, pieces_of, plan_for, quick_plan
+from .scripts import Follower, write
 from .sweeps import added, check_freed, finish, freed, fresh, located
 from .values import check_sources
 
@@ -70,9 +71,13 @@ def backward(
     >>> x.grad.detach()
     tensor([ 9., 24.])
     """
-    simple = gradient is None and not create_graph and inputs is None
-    if simple and type(tensor.rec) is Piece and _quickly(tensor, bool(retain_graph)):
-        return
+    if gradient is None and not create_graph and inputs is None:
+        piece = tensor.rec
+        if type(piece) is Follower:
+            if not retain_graph and _followed(piece, tensor):
+                return
+        elif type(piece) is Piece and _quickly(tensor, bool(retain_graph)):
+            return
     _check_graph(tensor)
     seed = _seed(tensor, gradient, "backward", create_graph)
     retain = create_graph if retain_graph is None else retain_graph
@@ -101,16 +106,20 @@ def _quickly(tensor: Any, retain_graph: bool) -> bool:
         element = current_element(tensor)
     short = len(piece.code) <= LONG
     plan = quick_plan(piece, element) if short else None
+    if plan is not None and plan.covers_all and not retain_graph:
+        write(piece, element, plan)
     if plan is None:
         plan = plan_for((piece,), ((0, tensor.view),), (), scalar_seed=True)
         if not plan.is_quick:
             return False
         if short:
             keep_quick(piece, element, plan)
-    found = plan.quick(piece)
+    if any(source.is_stale for source in piece.sources):
+        return False
+    found = plan.quick([source.value for source in piece.sources], piece.constant_values)
     if found is None:
         return False
-    sources = piece.sources
+    targets = [piece.sources[number].leaf for number in plan.targets]
     if retain_graph:
         piece.limit = 0
     elif plan.covers_all:
@@ -118,13 +127,36 @@ def _quickly(tensor: Any, retain_graph: bool) -> bool:
     else:
         piece.limit = 0
         piece.freed = (plan.rows[0],)
-    for number, g in zip(plan.targets, found):  # noqa: B905
-        leaf = sources[number].leaf
+    _deliver(targets, found)
+    return True
+
+
+def _followed(piece: Follower, tensor: Any) -> bool:
+    """The case of a graph that followed a script to its end.  False for all others."""
+    script = piece.script
+    if (
+        tensor.ndim or piece.next is not script.last or tensor.element != script.element
+        or piece.hooks or piece.shared or piece.home.thread != get_ident()
+    ):  # fmt: skip
+        return False
+    plan = script.plan
+    values = piece.values()
+    found = None if values is None else plan.quick(values, piece.constant_values)
+    if found is None:
+        return False
+    targets = [piece.entered[number][1] for number in plan.targets]
+    piece.use_up()
+    _deliver(targets, found)
+    return True
+
+
+def _deliver(leaves: Sequence[Any], found: Sequence[Any]) -> None:
+    """Add fresh arrays and numbers to the gradients of leaves."""
+    for leaf, g in zip(leaves, found):  # noqa: B905
         if leaf._grad is None and not leaf.hooks and leaf.ndim:
-            leaf._grad = new_view(g, Cell(-1, g, False, NOWHERE))
+            leaf._grad = new_data(g)
         else:
             accumulate(leaf, g)
-    return True
 
 
 def _seed(tensor: Any, gradient: Any, name: str, create_graph: bool) -> Any:

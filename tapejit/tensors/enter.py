@@ -245,7 +245,7 @@ def wrap(value: Any, sharing: Iterable[Tensor]) -> Any:
         value = np.array(value, order="C")
     elif not value.flags.c_contiguous:
         value = np.ascontiguousarray(value)
-    return new_view(value, Cell(-1, value, False, NOWHERE))
+    return new_data(value)
 
 
 def detached_cell(tensor: Any) -> Cell:
@@ -270,6 +270,16 @@ def new_scalar(value: Any) -> Any:
     tensor.rec = NOWHERE
     tensor.value = value
     tensor.element = tensor.version = 0
+    return tensor
+
+
+def new_data(value: np.ndarray) -> Any:
+    """A tensor without a graph that holds ``value``."""
+    cls = Piece.array_type
+    tensor = cls.__new__(cls)
+    tensor.value = value
+    tensor._piece = NOWHERE
+    tensor._cell = tensor._place = None
     return tensor
 
 

@@ -26,15 +26,18 @@ class State(Home):
         Pieces by the pieces that they read from (weakly held).
     inside
         The piece into which a NumPy function is being recorded, if one is.
+    scripts
+        Scripts by the place of the program where they begin; None where there is to be none.
     """
 
-    __slots__ = ("continuing", "inside", "root")
+    __slots__ = ("continuing", "inside", "root", "scripts")
 
     def __init__(self) -> None:
         super().__init__(threading.get_ident())
         self.root: Any = _nothing
         self.continuing: Any = weakref.WeakValueDictionary()
         self.inside: Any = None
+        self.scripts: dict[Any, Any] = {}
 
     @property
     def enabled(self) -> bool:

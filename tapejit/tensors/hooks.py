@@ -74,7 +74,7 @@ def register(tensor: Any, hook: Callable[[Any], Any]) -> Handle:
             f"{where_am_i()}: register_hook on a tensor that does not require a gradient"
         )
     if tensor.is_root:
-        if tensor.hooks is None:
+        if getattr(tensor, "hooks", None) is None:
             tensor.hooks = {}
         hooks = tensor.hooks
     else:

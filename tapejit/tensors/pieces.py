@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import bisect
 import itertools
-import sys
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from threading import get_ident
@@ -44,6 +43,7 @@ CALL_SIZE = 8
 FEWEST_BYTES = 1 << 24
 
 _numbers = itertools.count(1)
+next_number = _numbers.__next__
 _tuple = tuple.__new__
 
 
@@ -113,6 +113,7 @@ NOWHERE, LEAF = Nowhere("data", NO_LEVEL), Nowhere("leaf", -2)
 #: Numbers of calls, equal for equal calls: so that a piece's rows tell its structure.
 _call_numbers: dict[tuple, tuple[int, Call]] = {}
 _new_numbers = itertools.count(1)
+next_number = _numbers.__next__
 _tuple = tuple.__new__
 #: Calls that are known before they are forgotten, and numbered anew.
 MAX_CALLS = 1 << 16
@@ -125,8 +126,35 @@ def numbered(key: tuple, call: Call) -> tuple[int, Call]:
     return _call_numbers.setdefault(key, (next(_new_numbers), call))
 
 
+class _Seldom:
+    """An attribute that most pieces never need: made when it is first asked for.
+
+    (A ``__getattr__`` would make all other attributes of pieces slow.)
+    """
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self.make = make
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, piece: Any, owner: type) -> Any:
+        if piece is None:
+            return self
+        value = self.make()
+        setattr(piece, self.name, value)
+        piece.has_more = True
+        return value
+
+
 class Piece(Recorder):
     """A part of the tape of tensors."""
+
+    constants, cells = _Seldom(dict), _Seldom(dict)
+    array_constants, captured = _Seldom(list), _Seldom(list)
+    _array_numbers, _captures, _copies = _Seldom(dict), _Seldom(dict), _Seldom(dict)
+    _element_writes, _region_writes = _Seldom(dict), _Seldom(list)
+    _dynamic_writes, _kept = _Seldom(list), _Seldom(list)
 
     level = -1
     closed = False
@@ -140,6 +168,10 @@ class Piece(Recorder):
     values = None
     writes = 0
     bytes_held = 0
+    #: The pieces that it may read from.
+    reads: frozenset[Piece] = frozenset()
+    #: The place of the program where it began, if that is known.
+    begun: tuple | None = None
     #: Masks of the rows that a backward freed.
     freed: Sequence[np.ndarray] = ()
     #: Results whose gradients somebody looks at, by element, or -1 minus buffer.
@@ -156,10 +188,10 @@ class Piece(Recorder):
     n_elements = 0
 
     def __init__(self, state: State, reads: frozenset[Piece] = frozenset()) -> None:
-        self.number = next(_numbers)
+        self.number = next_number()
         self.home = state
-        self.reads = reads
         if reads:
+            self.reads = reads
             self.limit = max(SMALLEST, sum(piece.n_scalars for piece in reads))
             self.bytes_left = max(FEWEST_BYTES, sum(piece.bytes_held for piece in reads))
         self.code: list[int] = []
@@ -172,16 +204,6 @@ class Piece(Recorder):
         #: there; its scalar or buffer; its shape (None of a scalar).
         self.kinds: list[tuple] = []
         self._known: dict[Any, int] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        """What most pieces never need is made when it is first asked for."""
-        make = _SELDOM.get(name)
-        if make is None:
-            raise AttributeError(name)
-        value = make()
-        setattr(self, name, value)
-        self.has_more = True
-        return value
 
     @property
     def thread(self) -> int:
@@ -227,10 +249,16 @@ class Piece(Recorder):
     def views(self) -> list[View]:
         """Where the inputs are."""
         return [
-            View(SCALAR, number, (), ()) if shape is None
-            else View(number, 0, shape, row_major(shape))
+            View(SCALAR, place, (), ()) if type(place) is int else place for place in self.places
+        ]
+
+    @property
+    def places(self) -> list[Any]:
+        """Of each input: the view of an array, the element of a scalar."""
+        return [
+            number if shape is None else View(number, 0, shape, row_major(shape))
             for *_, number, shape in self.kinds
-        ]  # fmt: skip
+        ]
 
     def _input_array(self, source: Source, shape: tuple[int, ...], size: int) -> int:
         number = self.buffer(size, len(self.sources))
@@ -427,25 +455,16 @@ class Piece(Recorder):
 
 _NONE: Any = ()
 _NO_READS: frozenset[Piece] = frozenset()
-_SELDOM: dict[str, Callable[[], Any]] = {
-    "constants": dict, "array_constants": list, "_array_numbers": dict, "_kept": list,
-    "cells": dict, "captured": list, "_captures": dict, "_element_writes": dict,
-    "_region_writes": list, "_dynamic_writes": list, "_copies": dict,
-}  # fmt: skip
 
 
 def _base(buffer: Buffer) -> int:
     return buffer.base
 
 
-#: References to a piece that nobody uses: the local variable, and the argument of getrefcount.
-_IDLE = 2
-
-
 def root_piece(state: State) -> Piece:
     """The piece that takes operations on leaves."""
     piece = state.root()
-    if piece is None or piece.n_scalars >= piece.limit or sys.getrefcount(piece) == _IDLE:
+    if piece is None or not piece.is_open:
         piece = Piece(state)
         state.root = weakref.ref(piece)
     return piece

@@ -100,11 +100,16 @@ class Plan:
 
     def constants(self, pieces: Sequence[Piece]) -> np.ndarray:
         """The numbers that entered the pieces, as the tape's first input has them."""
-        parts = []
-        for piece, chosen in zip(pieces, self.extract.constants, strict=True):
-            numbers = np.array(piece.constant_values, np.float64)
-            parts.append(numbers if len(chosen) == len(numbers) else numbers[chosen])
+        parts = [
+            self._chosen(piece.constant_values, chosen)
+            for piece, chosen in zip(pieces, self.extract.constants, strict=True)
+        ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    @staticmethod
+    def _chosen(numbers: Sequence[float], chosen: Any) -> np.ndarray:
+        array = np.array(numbers, np.float64)
+        return array if len(chosen) == len(array) else array[chosen]
 
     def gradients(
         self, pieces: Sequence[Piece], cuts: Sequence[Any], seeds: Sequence[Any] | None
@@ -146,29 +151,33 @@ class Plan:
         workspace.prepare(self.program.code.gradients, "gradients")
         return workspace
 
-    def quick(self, piece: Piece) -> list[Any] | None:
+    def quick(self, values: Sequence[Any], numbers: Sequence[float]) -> list[Any] | None:
         """Gradients of a number with respect to the leaves of one piece, in one compiled call.
 
-        ``None`` where the general way is needed: a value changed, a sweep stopped.
+        Parameters
+        ----------
+        values
+            Of all the piece's inputs.
+        numbers
+            Those that entered it.
+
+        Returns
+        -------
+        list or None
+            A fresh array or number for each of ``targets``; ``None`` where the general way is
+            needed: a value of another layout, a sweep that stopped.
         """
-        sources = piece.sources
         try:
             workspace = self._pool.pop()
         except IndexError:
             workspace = self._prepared()
         words = workspace.argument_words
-        numbers = None
         for k, number in enumerate(self.numbers):
             if number < 0:
-                numbers = self.constants((piece,))
-                words[k] = id(numbers)
-                continue
-            source = sources[number]
-            memory = source.memory
-            if memory.version != source.version if memory is not None else source.is_stale:
-                self._pool.append(workspace)
-                return None
-            words[k] = id(source.value)
+                constants = self._chosen(numbers, self.extract.constants[0])
+                words[k] = id(constants)
+            else:
+                words[k] = id(values[number])
         results = [None if shape is None else _new(shape) for shape in self.shapes]
         words = workspace.result_words
         for k, array in enumerate(results):

@@ -2,12 +2,14 @@
 
 Each records what the general way (:mod:`tapejit.tensors.enter`) would, with fewer steps, and
 returns ``None`` where it does not apply: other dtypes, views, broadcasting, several pieces,
-``no_grad``, the inside of a NumPy function.
+``no_grad``, the inside of a NumPy function.  What a script expects (:mod:`tapejit.tensors.scripts`)
+is not even recorded.
 """
 
 from __future__ import annotations
 
 import sys
+import weakref
 from threading import get_ident
 from typing import Any
 
@@ -15,10 +17,11 @@ import numpy as np
 
 from ..interpreters.layout import CALL
 from ..ops.table import OPS, Elementwise
-from ..recording.tracer import Cell, current_element
+from ..recording.tracer import current_element
 from ..tape import ARRAY, SCALAR, Buffer, Call, View, row_major
 from .grad_mode import local
-from .pieces import CALL_SIZE, LEAF, NOWHERE, Piece, _call_numbers, numbered, root_piece
+from .pieces import CALL_SIZE, LEAF, NOWHERE, Piece, _call_numbers, numbered
+from .scripts import NUMBER, SUM, Follower, follow
 
 __all__ = ["UFUNCS", "binary", "element", "install", "scalars", "total", "unary"]
 
@@ -26,7 +29,7 @@ _float64 = np.float64
 _dtype = np.dtype(np.float64)
 _getframe = sys._getframe
 _tuple = tuple.__new__
-_add = np.add.reduce
+_ref = weakref.ref
 _known_call = _call_numbers.get
 #: Elements after which a piece takes no more arrays.
 _MOST = ARRAY // 2
@@ -44,17 +47,101 @@ def install(scalar: type, array: type) -> None:
     _new_array, _new_scalar = array.__new__, scalar.__new__
 
 
-def _root() -> Piece | None:
+def _root(depth: int) -> Any:
     """The piece that takes operations on leaves here and now."""
     here = local.state
-    return root_piece(here) if here.ident and here.inside is None else None
+    if not here.ident or here.inside is not None:
+        return None
+    piece = here.root()
+    if piece is None or piece.spent or (
+        piece.n_scalars >= piece.limit and type(piece) is not Follower
+    ):
+        frame = _getframe(depth)
+        begun = (id(frame.f_code), frame.f_lasti)  # not its hash, which takes long
+        script = here.scripts.get(begun)
+        if script is not None and script.is_current():
+            piece = follow(here, script)
+        else:
+            piece = Piece(here)
+            piece.begun = begun
+        here.root = _ref(piece)
+    return piece
 
 
-def _array(piece: Piece, x: Any, cell: Cell, rec: Any) -> int | None:
-    """The buffer of a whole array that is not of the piece."""
+def _follow(piece: Follower, op: Any, x: Any, y: Any, depth: int) -> Any:
+    """The result of an operation, if it is the one that the script expects.
+
+    None, and the follower is the piece that it stands for, if it is not.
+    """
+    step = piece.next
+    if step.op is op and piece.home.ident == get_ident():
+        frame = _getframe(depth)
+        if step.code is frame.f_code and step.lasti == frame.f_lasti:
+            is_own = type(x) is _Array and x._piece is piece
+            place = x._place if is_own else piece.place(x)
+            if place is step.a or place == step.a:
+                if y is None:
+                    return _followed(piece, step, op.reference(x.value))
+                is_own = type(y) is _Array and y._piece is piece
+                place = y._place if is_own else piece.place(y)
+                if place is step.b or place == step.b:
+                    return _followed(piece, step, _value(piece, step, x, y))
+    piece.leave()
+    return None
+
+
+def _value(piece: Follower, step: Any, x: Any, y: Any) -> Any:
+    """The value of an operation on two operands; numbers among them enter."""
+    if step.b is NUMBER:
+        value = step.op.reference(x.value, y)
+        piece.constant_values.append(float(y))
+    elif step.a is NUMBER:
+        value = step.op.reference(x, y.value)
+        piece.constant_values.append(float(x))
+    else:
+        value = step.op.reference(x.value, y.value)
+    return value
+
+
+def _followed(piece: Follower, step: Any, value: Any) -> Any:
+    """The result of a step."""
+    piece.next = step.next
+    place = step.result
+    if type(place) is int:
+        result = _new_scalar(_Scalar)
+        result.rec = piece
+        result.value = value
+        result.element = place
+        result.version = 0
+        return result
+    result = _new_array(_Array)
+    result.value = value
+    result._piece = piece
+    result._cell = None
+    result._place = place
+    return result
+
+
+def _where(x: Any) -> tuple[Any, int]:
+    """Recording and buffer of an array; -1 unless it is all of a buffer, as the tape has it."""
+    cell = x._cell
+    if cell is None:
+        place = x._place
+        return x._piece, -1 if place is None else place[0]
+    memory = cell.memory
+    if x.value is not cell.storage or (memory is not None and memory.version != cell.synced):
+        return cell.rec, -1
+    return cell.rec, cell.buffer
+
+
+def _array(piece: Piece, x: Any, rec: Any) -> int:
+    """The buffer in ``piece`` of a whole leaf or whole data; -1 for others."""
     value = x.value
     if (rec is not LEAF and rec is not NOWHERE) or value.dtype is not _dtype:
-        return None
+        return -1
+    cell = x.cell
+    if value is not cell.storage:
+        return -1
     memory = cell.memory
     if memory is not None:
         at = piece._known.get(id(x) if rec is LEAF else id(value))
@@ -104,7 +191,8 @@ def _result(piece: Piece, value: np.ndarray, places: tuple, op: Elementwise, dep
     piece.offsets.append(frame.f_lasti)
     result = _new_array(_Array)
     result.value = value
-    result.cell = Cell(number, value, False, piece)
+    result._piece = piece
+    result._cell = None
     result._place = entry[1].result
     return result
 
@@ -113,29 +201,23 @@ def unary(op: Elementwise, x: Any, depth: int = 3) -> Any:
     """An elementwise operation on a whole array."""
     if type(x) is not _Array:
         return None
-    cell = x.cell
-    value = x.value
-    if value is not cell.storage:
-        return None
-    piece = rec = cell.rec
-    if rec is LEAF:
-        piece = _root()
+    if type(x._piece) is Follower:
+        result = _follow(x._piece, op, x, None, depth)
+        if result is not None:
+            return result
+    piece, place = _where(x)
+    if piece is LEAF:
+        piece = _root(depth)
         if piece is None:
             return None
-        place = _array(piece, x, cell, rec)
-    else:
-        memory = cell.memory
-        if (
-            piece.n_scalars >= piece.limit
-            or piece.home.ident != get_ident()
-            or piece.n_elements > _MOST
-            or (memory is not None and memory.version != cell.synced)
-        ):
-            return None
-        place = cell.buffer
-    if place is None:
+        if type(piece) is Follower:
+            result = _follow(piece, op, x, None, depth)
+            if result is not None:
+                return result
+        place = _array(piece, x, LEAF)
+    if place < 0 or not _takes(piece):
         return None
-    return _result(piece, op.reference(value), (place,), op, depth)
+    return _result(piece, op.reference(x.value), (place,), op, depth)
 
 
 def binary(op: Elementwise, x: Any, y: Any, depth: int = 3) -> Any:
@@ -143,88 +225,88 @@ def binary(op: Elementwise, x: Any, y: Any, depth: int = 3) -> Any:
     first, second = (x, y) if type(x) is _Array else (y, x)
     if type(first) is not _Array:
         return None
-    cell = first.cell
+    if type(first._piece) is Follower:
+        result = _follow(first._piece, op, x, y, depth)
+        if result is not None:
+            return result
+    rec, a = _where(first)
     value = first.value
-    if value is not cell.storage:
-        return None
-    rec = cell.rec
     both = type(second) is _Array
     if both:
         other = second.value
-        own = second.cell
-        if other is not own.storage or other.shape != value.shape:
+        if other.shape != value.shape:
             return None
-        also = own.rec
+        also, b = _where(second)
+    elif type(second) is _Scalar:
+        other, also = second.value, second.rec
     else:
-        other, own, also = (second.value, None, second.rec) if type(second) is _Scalar else (
-            second, None, NOWHERE
-        )  # fmt: skip
+        other, also = second, NOWHERE
     if rec.level == -1:
         piece = rec
     elif also.level == -1:
         piece = also
-    elif rec is LEAF or (both and also is LEAF):
-        piece = _root()
+    elif rec is LEAF or also is LEAF:
+        piece = _root(depth)
         if piece is None:
             return None
     else:
         return None
-    if (
-        piece.n_scalars >= piece.limit
-        or piece.home.ident != get_ident()
-        or piece.n_elements > _MOST
-    ):
+    if type(piece) is Follower:
+        result = _follow(piece, op, x, y, depth)
+        if result is not None:
+            return result
+    if not _takes(piece):
         return None
-    if rec is piece:
-        memory = cell.memory
-        if memory is not None and memory.version != cell.synced:
-            return None
-        a = cell.buffer
-    else:
-        a = _array(piece, first, cell, rec)
-        if a is None:
-            return None
+    if rec is not piece:
+        a = _array(piece, first, rec)
+    if a < 0:
+        return None
     if second is first:
         b = a
     elif not both:
         b = _number(piece, second)
-    elif also is piece:
-        memory = own.memory
-        if memory is not None and memory.version != own.synced:
+        if b is None:
             return None
-        b = own.buffer
     else:
-        b = _array(piece, second, own, also)
-    if b is None:
-        return None
+        if also is not piece:
+            b = _array(piece, second, also)
+        if b < 0:
+            return None
     if first is x:
         return _result(piece, op.reference(value, other), (a, b), op, depth)
     return _result(piece, op.reference(other, value), (b, a), op, depth)
+
+
+def _takes(piece: Piece) -> bool:
+    """Whether a piece takes an array instruction."""
+    return (
+        piece.n_scalars < piece.limit
+        and piece.home.ident == get_ident()
+        and piece.n_elements <= _MOST
+    )
 
 
 def total(x: Any, depth: int = 2) -> Any:
     """The sum of a whole array."""
     if type(x) is not _Array:
         return None
-    cell = x.cell
-    value = x.value
-    if value is not cell.storage:
-        return None
-    piece = rec = cell.rec
-    if rec is LEAF:
-        piece = _root()
+    if type(x._piece) is Follower:
+        result = _follow(x._piece, SUM, x, None, depth + 1)
+        if result is not None:
+            return result
+    piece, place = _where(x)
+    if piece is LEAF:
+        piece = _root(depth)
         if piece is None:
             return None
-        place = _array(piece, x, cell, rec)
-    else:
-        memory = cell.memory
-        if (
-            piece.n_scalars >= piece.limit
-            or piece.home.ident != get_ident()
-            or (memory is not None and memory.version != cell.synced)
-        ):
-            return None
-        place = cell.buffer
+        if type(piece) is Follower:
+            result = _follow(piece, SUM, x, None, depth + 1)
+            if result is not None:
+                return result
+        place = _array(piece, x, LEAF)
+    if place < 0 or not _takes(piece):
+        return None
+    value = x.value
     shape = value.shape
     number = piece.n_scalars
     piece.n_scalars = number + CALL_SIZE
@@ -241,21 +323,28 @@ def total(x: Any, depth: int = 2) -> Any:
     frame = _getframe(depth)
     piece.codes.append(frame.f_code)
     piece.offsets.append(frame.f_lasti)
-    return _scalar(piece, _add(value) if len(shape) == 1 else _add(value, None), number)
+    return _scalar(piece, SUM.reference(value), number)
 
 
 def element(x: Any, index: int) -> Any:
     """An element of a leaf with one axis: its own place, no instruction."""
-    cell = x.cell
     value = x.value
-    if value is not cell.storage or value.ndim != 1 or value.dtype is not _dtype:
+    if value.ndim != 1:
         return None
-    piece = _root()
+    piece = _root(2)
     if piece is None:
         return None
-    number = _array(piece, x, cell, LEAF)
     if index < 0:
         index += value.size
+    if type(piece) is Follower:
+        view = piece.place(x)
+        if view is not None:
+            base = piece.script.buffers[view[0]].base
+            return _scalar(piece, value[index], ARRAY + base + index)
+        piece.leave()
+    number = _array(piece, x, LEAF)
+    if number < 0:
+        return None
     return _scalar(piece, value[index], ARRAY + piece.buffers[number].base + index)
 
 
@@ -270,6 +359,11 @@ def _scalar(piece: Piece, value: Any, element: int) -> Any:
 
 def scalars(op: Elementwise, x: Any, y: Any, depth: int = 3) -> Any:
     """An elementwise operation on scalars of which one piece reads the other's, and on leaves."""
+    follower = _follower(x, y, depth)
+    if follower is not None:
+        result = _follow(follower, op, x, y, depth + 1)
+        if result is not None:
+            return result
     if type(x) is not _Scalar or type(y) is not _Scalar:
         if type(y) is _Scalar and (type(x) is float or type(x) is int or type(x) is _float64):
             first, second = y, x
@@ -277,7 +371,7 @@ def scalars(op: Elementwise, x: Any, y: Any, depth: int = 3) -> Any:
             first, second = x, y
         else:
             return None
-        piece = _number_piece(first)
+        piece = _number_piece(first, depth)
         if piece is None:
             return None
         value = op.reference(x, y.value) if first is y else op.reference(x.value, y)
@@ -285,7 +379,7 @@ def scalars(op: Elementwise, x: Any, y: Any, depth: int = 3) -> Any:
         if first is y:
             a, b = b, a
     else:
-        piece = _joint_piece(x, y)
+        piece = _joint_piece(x, y, depth)
         if piece is None:
             return None
         a, b = _scalar_operand(piece, x), _scalar_operand(piece, y)
@@ -301,26 +395,38 @@ def scalars(op: Elementwise, x: Any, y: Any, depth: int = 3) -> Any:
     return _scalar(piece, value, number)
 
 
+def _follower(x: Any, y: Any, depth: int) -> Any:
+    """The piece of two operands, at least one of them a scalar, if it follows a script."""
+    p = x.rec if type(x) is _Scalar else None
+    q = y.rec if type(y) is _Scalar else None
+    if type(p) is Follower or type(q) is Follower:
+        return p if type(p) is Follower else q
+    if (p is LEAF or p is None) and (q is LEAF or q is None):
+        root = _root(depth + 1)
+        return root if type(root) is Follower else None
+    return None
+
+
 def _is_ready(piece: Piece) -> bool:
     return piece.n_scalars < piece.limit and piece.home.ident == get_ident()
 
 
-def _number_piece(x: Any) -> Piece | None:
+def _number_piece(x: Any, depth: int) -> Piece | None:
     """The piece that takes an operation on one scalar and a number."""
     p = x.rec
     if p is LEAF:
-        return _root()
+        return _root(depth + 1)
     return p if p is not NOWHERE and _is_ready(p) else None
 
 
-def _joint_piece(x: Any, y: Any) -> Piece | None:
+def _joint_piece(x: Any, y: Any, depth: int) -> Piece | None:
     """The piece that takes an operation on two scalars, if it exists."""
     p, q = x.rec, y.rec
     if p is NOWHERE or q is NOWHERE:
         return None
     if p is LEAF:
         if q is LEAF:
-            return _root()
+            return _root(depth + 1)
         piece = q
     elif q is LEAF or q is p or q in p.reads:
         piece = p

@@ -58,9 +58,6 @@ _short_ufunc = short.UFUNCS.get
 _short_unary, _short_binary, _short_element = short.unary, short.binary, short.element
 _short_scalars, _short_total = short.scalars, short.total
 
-#: Attributes of tensors that are not set before they are needed.
-_DEFAULTS: dict[str, Any] = {"_grad": None, "hooks": None}
-
 
 def tensor(data: Any, requires_grad: bool = False, dtype: Any = None) -> Any:
     """A tensor: an array that records what is computed of it.
@@ -110,8 +107,7 @@ def tensor(data: Any, requires_grad: bool = False, dtype: Any = None) -> Any:
         )
     rec = LEAF if requires_grad else NOWHERE
     if value.ndim:
-        result = ArrayTensor.__new__(ArrayTensor)
-        result.value, result.cell, result._place = value, Cell(-1, value, False, rec), None
+        result = ArrayTensor(rec, value)
     else:
         result = new_scalar(value[()])
         result.rec = rec
@@ -154,13 +150,6 @@ class _Shared(Tensor):
 
     __slots__ = ()
     __hash__ = object.__hash__
-
-    def __getattr__(self, name: str) -> Any:
-        if name in _DEFAULTS:
-            return _DEFAULTS[name]
-        if name in protocol._VALUES:
-            return getattr(self.value, name)
-        raise AttributeError(f"a tensor has no attribute {name!r}")
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
         if not kwargs and method == "__call__":
@@ -227,6 +216,7 @@ class _Shared(Tensor):
                 f"dtype {self.value.dtype}; convert it: x.astype(float)"
             )
         rec = LEAF if requires_grad else NOWHERE
+        self._grad, self.hooks = self.grad, getattr(self, "hooks", None)
         if self.ndim:
             self.cell.rec = rec
         else:
@@ -241,7 +231,10 @@ class _Shared(Tensor):
     @property
     def grad(self) -> Any:
         """The gradient that ``backward`` accumulated: a tensor, ``None`` before."""
-        return self._grad
+        try:
+            return self._grad
+        except AttributeError:  # of most results: it is not set before it is needed
+            return None
 
     @grad.setter
     def grad(self, value: Any) -> None:
@@ -519,19 +512,36 @@ def _tuple(index: Any) -> tuple:
 
 
 class ArrayTensor(_Shared, ArrayTracer):
-    """A tensor of one or more dimensions."""
+    """A tensor of one or more dimensions.
 
-    __slots__ = ("__weakref__", "_grad", "hooks")
+    Most results are never viewed, written or captured: their cell is made when it is first asked
+    for.  Until then the tensor is all of its storage, in the buffer ``_place`` of ``_piece``.
+    """
 
-    def __init__(self, rec: Any, value: np.ndarray, cell: Cell) -> None:
+    __slots__ = ("__weakref__", "_cell", "_grad", "_piece", "hooks")
+
+    def __init__(self, rec: Any, value: np.ndarray, cell: Cell | None = None) -> None:
         self.value = value
-        self.cell = cell
+        self._piece = rec if cell is None else None
+        self._cell = cell
         self._place = None
+
+    @property
+    def cell(self) -> Cell:  # type: ignore[override]
+        """Its storage."""
+        cell = self._cell
+        if cell is None:
+            place = self._place
+            buffer = -1 if place is None else place.buffer
+            cell = self._cell = Cell(buffer, self.value, False, self._piece)
+            self._piece = None
+        return cell
 
     @property
     def rec(self) -> Any:
         """The piece that its storage stands in; ``NOWHERE`` without a graph."""
-        return self.cell.rec
+        cell = self._cell
+        return self._piece if cell is None else cell.rec
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if self.requires_grad and local.state.enabled:
