@@ -361,5 +361,3 @@ def _bound(function: Callable) -> Callable:
 
 
 _install()
-
-

@@ -254,9 +254,7 @@ class Follower(Piece):
         at = self._known.get(id(x))
         if at is not None:
             value, leaf, memory, version = self.entered[at]
-            if leaf is x and (
-                value is x.value if memory is None else memory.version == version
-            ):
+            if leaf is x and (value is x.value if memory is None else memory.version == version):
                 return self.script.places[at]
         kind = type(x)
         if kind is self.array_type:

@@ -53,8 +53,10 @@ def _root(depth: int) -> Any:
     if not here.ident or here.inside is not None:
         return None
     piece = here.root()
-    if piece is None or piece.spent or (
-        piece.n_scalars >= piece.limit and type(piece) is not Follower
+    if (
+        piece is None
+        or piece.spent
+        or (piece.n_scalars >= piece.limit and type(piece) is not Follower)
     ):
         frame = _getframe(depth)
         begun = (id(frame.f_code), frame.f_lasti)  # not its hash, which takes long

@@ -1,0 +1,426 @@
+"""Graphs that repeat a known one follow its script, and nobody can tell."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+import tapejit as tj
+from tapejit.config import settings as tapejit_settings
+from tapejit.errors import TraceError
+from tapejit.tensors.grad_mode import local
+from tapejit.tensors.pieces import Piece
+from tapejit.tensors.scripts import MOST_CREDIT, PATIENCE, Follower
+
+
+@pytest.fixture(autouse=True)
+def no_scripts():
+    """Places of the program in other tests are not these."""
+    local.state.scripts.clear()
+    yield
+    local.state.scripts.clear()
+
+
+def leaf(*numbers):
+    return tj.tensor(np.array(numbers), requires_grad=True)
+
+
+def small(x):
+    return np.sum(np.sin(x) * x)
+
+
+def derivative_of_small(x):
+    return np.cos(x) * x + np.sin(x)
+
+
+def learnt(f, *leaves):
+    """Run ``f`` until its script is known; clear gradients."""
+    for _ in range(2):
+        f(*leaves).backward()
+    for x in leaves:
+        x.grad = None
+    assert any(local.state.scripts.values())
+
+
+# --- following ------------------------------------------------------------------------------------
+
+
+def test_a_repeated_graph_is_followed_and_its_gradient_that_of_the_values_now():
+    learnt(small, leaf(0.1, 0.2, 0.3))
+    x = leaf(0.5, -2.0, 1.0)
+    y = small(x)
+    assert type(y.rec) is Follower
+    assert y.item() == small(x.detach().numpy())
+    y.backward()
+    assert type(y.rec) is Follower  # no row was recorded
+    np.testing.assert_allclose(x.grad.numpy(), derivative_of_small(np.array([0.5, -2.0, 1.0])))
+
+
+def test_numbers_are_those_of_this_iteration():
+    x = leaf(1.0, 2.0)
+    for scale in (2.0, 3.0, 5.0, 7):
+        x.grad = None
+        y = np.sum(scale * x * x) / 4.0 - scale
+        assert y.item() == scale * 5.0 / 4.0 - scale
+        y.backward()
+        np.testing.assert_allclose(x.grad.numpy(), scale * x.detach().numpy() / 2.0)
+    assert type(y.rec) is Follower
+
+
+def test_scalar_leaves_and_elements_of_leaves():
+    a, x = tj.tensor(3.0, requires_grad=True), leaf(1.0, 2.0, 5.0)
+    for k in range(5):
+        a.grad = x.grad = None
+        y = a * x[0] - x[-1] * 2.0 + a * a
+        y.backward()
+        assert a.grad.item() == 1.0 + 6.0
+        assert x.grad.tolist() == [3.0, 0.0, -2.0]
+        assert type(y.rec) is (Follower if k > 1 else Piece)
+
+
+def test_data_takes_part():
+    x, scale = leaf(1.0, 2.0), tj.tensor([3.0, 4.0])
+    for k in range(5):
+        x.grad = None
+        scale[0] = float(k)
+        y = np.sum(x * scale * x)
+        y.backward()
+        np.testing.assert_allclose(x.grad.numpy(), 2 * x.detach().numpy() * [k, 4.0])
+    assert type(y.rec) is Follower
+
+
+def test_gradients_accumulate():
+    x = leaf(1.0, 2.0)
+    for k in range(1, 6):
+        small(x).backward()
+        expected = k * derivative_of_small(np.array([1.0, 2.0]))
+        np.testing.assert_allclose(x.grad.numpy(), expected, rtol=1e-14)
+
+
+# --- leaving --------------------------------------------------------------------------------------
+
+
+def branches(x, way):
+    y = np.sin(x)
+    if way == 1:
+        y = y * 2.0
+    elif way == 2:
+        y = np.exp(y)
+    elif way == 3:
+        y = y[1:]
+    elif way == 4:
+        y = y @ np.eye(3)
+    z = y * y
+    return np.sum(z) * 3.0
+
+
+@pytest.mark.parametrize("way", [1, 2, 3, 4])
+def test_another_way_is_recorded(way):
+    x = leaf(0.3, 0.4, 0.5)
+    learnt(lambda x: branches(x, 0), x)
+    expected = tj.grad(lambda x: branches(x, way))(x.detach().numpy())
+    y = branches(x, way)
+    assert type(y.rec) is Piece
+    y.backward()
+    np.testing.assert_allclose(x.grad.numpy(), expected, rtol=1e-13)
+
+
+def test_the_piece_left_to_is_the_one_that_would_have_been_recorded():
+    def f(x, c):
+        return np.sum(np.sin(x) * x * c) - c * x[0]
+
+    x = leaf(1.0, 2.0)
+    plain = f(x, 3.0)
+    plain.backward(retain_graph=True)
+    rows = plain.rec
+    wanted = {name: list(getattr(rows, name)) for name in STATE} | {
+        name: getattr(rows, name) for name in COUNTS
+    }
+    learnt(lambda x: f(x, 2.0), x)
+    again = f(x, 3.0)
+    assert type(again.rec) is Follower
+    again.rec.leave()
+    for name in STATE:
+        assert list(getattr(again.rec, name)) == wanted[name], name
+    for name in COUNTS:
+        assert getattr(again.rec, name) == wanted[name], name
+
+
+STATE = ("code", "calls", "buffers", "kinds", "constant_ids", "constant_values")
+COUNTS = ("n_scalars", "n_elements", "bytes_held")
+
+
+def fork(x, k):
+    y = np.sin(x)
+    if k == 0:
+        return np.sum(y * x)
+    return np.sum(y + y) if k == 1 else np.sum(np.sqrt(y @ x))
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_what_begins_alike_but_goes_on_otherwise_is_forgotten(k):
+    x = leaf(1.0, 2.0)
+    learnt(lambda x: fork(x, 0), x)
+    (begun,) = local.state.scripts
+    assert PATIENCE <= local.state.scripts[begun].credit <= PATIENCE + 1
+    for _ in range(local.state.scripts[begun].credit + 1):
+        assert local.state.scripts[begun] is not None
+        fork(x, k).backward()
+    assert local.state.scripts[begun] is None
+    for way in (0, k, 0):
+        x.grad = None
+        fork(x, way).backward()
+        expected = tj.grad(lambda x, way=way: fork(x, way))(x.detach().numpy())
+        np.testing.assert_allclose(x.grad.numpy(), expected)
+
+
+def test_what_was_followed_often_may_be_left_more_often():
+    x = leaf(1.0, 2.0)
+    learnt(lambda x: fork(x, 0), x)
+    (begun,) = local.state.scripts
+    for k in [0] * MOST_CREDIT + [1] * MOST_CREDIT:
+        fork(x, k).backward()
+    assert local.state.scripts[begun] is not None
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda x, y, s: s.backward(retain_graph=True),
+        lambda x, y, s: y.backward(np.ones(3)),
+        lambda x, y, s: tj.autograd_grad(s, x),
+        lambda x, y, s: s.tape(),
+        lambda x, y, s: y.register_hook(lambda g: g),
+        lambda x, y, s: y.retain_grad(),
+        lambda x, y, s: y[1],
+        lambda x, y, s: y.reshape(3, 1),
+        lambda x, y, s: np.sqrt(s) + 1.0,
+        lambda x, y, s: np.linalg.norm(y),
+    ],
+)
+def test_whatever_asks_for_rows_gets_them(use):
+    def f(x):
+        y = np.sin(x) * x
+        return y, np.sum(y)
+
+    x = leaf(0.5, 1.0, 1.5)
+    learnt(lambda x: f(x)[1], x)
+    y, s = f(x)
+    assert type(s.rec) is Follower
+    use(x, y, s)
+    assert type(s.rec) is Piece
+    x.grad = None
+    _, s = f(x)
+    s.backward()
+    np.testing.assert_allclose(x.grad.numpy(), derivative_of_small(np.array([0.5, 1.0, 1.5])))
+
+
+def test_detached_results_do_not_disturb():
+    x = leaf(0.5, 1.0)
+    for _ in range(4):
+        x.grad = None
+        y = np.sin(x)
+        u = y.detach()
+        np.sum(u * x).backward()
+        np.testing.assert_allclose(x.grad.numpy(), np.sin([0.5, 1.0]))
+
+
+def test_a_second_backward_is_refused_and_the_next_graph_is_sound():
+    x = leaf(0.5, 1.0)
+    learnt(small, x)
+    y = small(x)
+    y.backward()
+    with pytest.raises(TraceError, match="retain_graph"):
+        y.backward()
+    with pytest.raises(TraceError, match="retain_graph"):
+        (y * 2.0).backward()
+    x.grad = None
+    small(x).backward()
+    np.testing.assert_allclose(x.grad.numpy(), derivative_of_small(np.array([0.5, 1.0])))
+
+
+def test_leaves_that_change_within_a_graph():
+    x = leaf(0.5, 1.0)
+
+    def f(x, change):
+        y = np.sin(x)
+        if change:
+            with tj.no_grad():
+                x += 1.0
+        return np.sum(y * x)
+
+    learnt(lambda x: f(x, False), x)
+    with pytest.raises(TraceError, match="in place"):
+        f(x, True).backward()
+    x.grad = None
+    f(x, False).backward()
+    np.testing.assert_allclose(x.grad.numpy(), derivative_of_small(np.array([1.5, 2.0])))
+
+
+def test_leaves_that_change_before_backward():
+    x = leaf(0.5, 1.0)
+    learnt(small, x)
+    y = small(x)
+    with tj.no_grad():
+        x *= 2.0
+    with pytest.raises(TraceError, match="in place"):
+        y.backward()
+
+
+def test_other_shapes_at_the_same_place():
+    for shape in ((2,), (3,), (2, 2), (3,), (0,), (2,), ()):
+        x = tj.tensor(np.full(shape, 0.5), requires_grad=True)
+        for _ in range(3):
+            x.grad = None
+            small(x).backward()
+            expected = derivative_of_small(np.full(shape, 0.5))
+            np.testing.assert_allclose(x.grad.detach().numpy(), expected)
+
+
+def test_an_operation_that_raises_leaves_the_graph_as_it_was():
+    def f(x, y):
+        z = np.log(x)
+        return np.sum(z / y)
+
+    x, y = leaf(1.0, 2.0), leaf(3.0, 4.0)
+    learnt(f, x, y)
+    with np.errstate(all="raise"), pytest.raises(FloatingPointError):
+        f(leaf(1.0, 2.0), leaf(0.0, 1.0))
+    f(x, y).backward()
+    np.testing.assert_allclose(x.grad.numpy(), [1 / 3.0, 1 / 8.0])
+
+
+def test_no_grad_in_the_midst():
+    x = leaf(0.5, 1.0)
+
+    def f(x, quiet):
+        y = np.sin(x)
+        with tj.set_grad_enabled(not quiet):
+            z = y * x
+        return np.sum(z)
+
+    learnt(lambda x: f(x, False), x)
+    assert not f(x, True).requires_grad
+    f(x, False).backward()
+    np.testing.assert_allclose(x.grad.numpy(), derivative_of_small(np.array([0.5, 1.0])))
+
+
+def test_threads_have_scripts_of_their_own():
+    x = leaf(0.5, 1.0)
+    learnt(small, x)
+    y = np.sin(x)
+    errors = []
+
+    def work():
+        try:
+            np.sum(y * x).backward()
+        except TraceError as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert len(errors) == 1
+    assert "thread" in errors[0]
+    small(x).backward()
+    np.testing.assert_allclose(x.grad.numpy(), derivative_of_small(np.array([0.5, 1.0])))
+
+
+def test_plans_of_other_settings_are_not_followed():
+    x = leaf(0.5, 1.0)
+    learnt(small, x)
+    before = tapejit_settings.tile_from
+    tapejit_settings.tile_from = before + 1
+    try:
+        assert type(small(x).rec) is Piece
+    finally:
+        tapejit_settings.tile_from = before
+
+
+def test_a_follower_is_freed_with_its_last_tensor():
+    x = leaf(0.5, 1.0)
+    learnt(small, x)
+    y = small(x)
+    follower = weakref.ref(y.rec)
+    gc.disable()
+    try:
+        del y
+        assert follower() is None
+        y = small(x)
+        y.backward()
+        values = weakref.ref(x)
+        del x
+        assert values() is None  # a graph that was freed holds no leaf
+    finally:
+        gc.enable()
+
+
+# --- any program ----------------------------------------------------------------------------------
+
+OPERATIONS = st.lists(
+    st.tuples(
+        st.sampled_from(["sin", "mul", "add", "scale", "sum", "element", "scalars", "exp", "mean"]),
+        st.integers(0, 5),
+        st.integers(0, 5),
+    ),
+    min_size=1,
+    max_size=10,
+)
+
+
+def run(program, x, y, numbers):
+    """A program of operations on the values so far."""
+    arrays, scalars = [x, y], [x[0] * 1.0]
+    for (name, i, j), number in zip(program, numbers, strict=False):
+        a, b = arrays[i % len(arrays)], arrays[j % len(arrays)]
+        s, t = scalars[i % len(scalars)], scalars[j % len(scalars)]
+        if name == "sin":
+            arrays.append(np.sin(a))
+        elif name == "exp":
+            arrays.append(np.exp(-np.abs(a)))
+        elif name == "mul":
+            arrays.append(a * b)
+        elif name == "add":
+            arrays.append(a + s)
+        elif name == "scale":
+            arrays.append(number * a)
+        elif name == "sum":
+            scalars.append(np.sum(a))
+        elif name == "mean":
+            scalars.append(np.mean(a))
+        elif name == "element":
+            scalars.append(y[j % 3] * number)
+        else:
+            scalars.append(s - t * number)
+    return np.sum(arrays[-1]) + scalars[-1]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    OPERATIONS, OPERATIONS, st.integers(0, 10),
+    st.lists(st.sampled_from([0, 0, 0, 1]), min_size=4, max_size=7), st.integers(0, 2**32 - 1),
+)  # fmt: skip
+def test_random_programs_that_change_on_the_way(one, two, at, order, seed):
+    local.state.scripts.clear()
+    rng = np.random.default_rng(seed)
+    programs = [one, one[:at] + two]
+    for k in (0, 0, *order):
+        program, numbers = programs[k], rng.normal(size=20)
+        x, y = rng.normal(size=(2, 3)) / 2
+        value, expected = tj.value_and_grad(
+            lambda pair, p=program, n=numbers: run(p, pair[0], pair[1], n)
+        )(np.stack([x, y]))
+        tx, ty = leaf(*x), leaf(*y)
+        result = run(program, tx, ty, numbers)
+        result.backward()
+        got = [np.zeros(3) if t.grad is None else t.grad.numpy() for t in (tx, ty)]
+        if not np.isfinite(value):
+            continue
+        np.testing.assert_allclose(result.item(), value, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-10)
