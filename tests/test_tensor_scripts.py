@@ -131,6 +131,30 @@ def test_another_way_is_recorded(way):
     np.testing.assert_allclose(x.grad.numpy(), expected, rtol=1e-13)
 
 
+@pytest.mark.parametrize("known", range(7))
+@pytest.mark.parametrize("k", range(7))
+def test_operands_are_compared(known, k):
+    x, y, z = leaf(0.3, 0.7), leaf(0.2, 0.5), leaf(1.5, 2.5)
+
+    def f(x, y, z, pick):
+        s, t = np.sin(x), np.cos(y)
+        operands = (s, t, x, y, z, 2.0, x[0])
+        p, q = np.sum(s), np.sum(t)
+        scalars = (p, x[0], 3.0, x[1], 2, y[1], q)
+        u = np.sum(s * operands[pick])
+        return u * scalars[pick] + (p + q)
+
+    for turn, pick in enumerate((known, known, known, k, known, k, k)):
+        x.grad = y.grad = z.grad = None
+        result = f(x, y, z, pick)
+        assert turn != 2 or type(result.rec) is Follower
+        result.backward()
+        points = [v.detach().numpy() for v in (x, y, z)]
+        expected = tj.grad(lambda a, pick=pick: f(*a, pick))(np.stack(points))
+        got = [np.zeros(2) if v.grad is None else v.grad.numpy() for v in (x, y, z)]
+        np.testing.assert_allclose(got, expected, rtol=1e-13)
+
+
 def test_the_piece_left_to_is_the_one_that_would_have_been_recorded():
     def f(x, c):
         return np.sum(np.sin(x) * x * c) - c * x[0]

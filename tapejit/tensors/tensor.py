@@ -537,6 +537,10 @@ class ArrayTensor(_Shared, ArrayTracer):
             self._piece = None
         return cell
 
+    @cell.setter
+    def cell(self, cell: Cell) -> None:
+        self._cell, self._piece = cell, None
+
     @property
     def rec(self) -> Any:
         """The piece that its storage stands in; ``NOWHERE`` without a graph."""
