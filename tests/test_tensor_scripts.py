@@ -147,7 +147,8 @@ def test_operands_are_compared(known, k):
     for turn, pick in enumerate((known, known, known, k, known, k, k)):
         x.grad = y.grad = z.grad = None
         result = f(x, y, z, pick)
-        assert turn != 2 or type(result.rec) is Follower
+        # An element that is stretched to an array takes the general way.
+        assert turn != 2 or known == 6 or type(result.rec) is Follower
         result.backward()
         points = [v.detach().numpy() for v in (x, y, z)]
         expected = tj.grad(lambda a, pick=pick: f(*a, pick))(np.stack(points))
