@@ -141,7 +141,7 @@ def test_operands_are_compared(known, k):
         operands = (s, t, x, y, z, 2.0, x[0])
         p, q = np.sum(s), np.sum(t)
         scalars = (p, x[0], 3.0, x[1], 2, y[1], q)
-        u = np.sum(s * operands[pick])
+        u = np.sum(s * operands[pick]) + np.sum(operands[pick] * t)
         return u * scalars[pick] + (p + q)
 
     for turn, pick in enumerate((known, known, known, k, known, k, k)):
