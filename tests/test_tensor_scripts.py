@@ -131,9 +131,10 @@ def test_another_way_is_recorded(way):
     np.testing.assert_allclose(x.grad.numpy(), expected, rtol=1e-13)
 
 
+@pytest.mark.parametrize("swapped", [False, True])
 @pytest.mark.parametrize("known", range(7))
 @pytest.mark.parametrize("k", range(7))
-def test_operands_are_compared(known, k):
+def test_operands_are_compared(known, k, swapped):
     x, y, z = leaf(0.3, 0.7), leaf(0.2, 0.5), leaf(1.5, 2.5)
 
     def f(x, y, z, pick):
@@ -141,7 +142,8 @@ def test_operands_are_compared(known, k):
         operands = (s, t, x, y, z, 2.0, x[0])
         p, q = np.sum(s), np.sum(t)
         scalars = (p, x[0], 3.0, x[1], 2, y[1], q)
-        u = np.sum(s * operands[pick]) + np.sum(operands[pick] * t)
+        a, b = (operands[pick], s) if swapped else (s, operands[pick])
+        u = np.sum(a * b)
         return u * scalars[pick] + (p + q)
 
     for turn, pick in enumerate((known, known, known, k, known, k, k)):
