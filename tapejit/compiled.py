@@ -23,6 +23,7 @@ from .interpreters.entry import BIND, OBJECT, RUN_FORWARD, RUN_TANGENT
 from .paths import Path, PathTrie
 from .program import Program, Workspace, program_for
 from .recording.record import Constant, Recording, record_function
+from .recording.recorder import where_am_i
 from .recording.tracer import Tracer, is_traced
 from .stops import raise_status, raise_stopped
 
@@ -77,9 +78,9 @@ def normalise(value: Any, name: str, differentiated: bool) -> Any:
         return value
     if isinstance(value, Tracer) and value.rec.level < 0 and is_traced(value):
         raise TraceError(
-            f"`{name}`: an argument is a tensor that requires a gradient, and what is computed "
-            "here is not part of its graph; pass x.detach(), or write the function and its loops "
-            "in Python and call it on tensors directly"
+            f"{where_am_i()}: `{name}`: an argument is a tensor that requires a gradient, and what "
+            "a traced function computes is not part of its graph; pass x.detach() for the values "
+            "alone, or call the Python function itself on the tensor, and backward"
         )
     if isinstance(value, np.ma.MaskedArray):
         raise TraceError(

@@ -124,8 +124,8 @@ def save_name(x: Any, name: str) -> Any:
 
 
 def _named(leaf: Any, name: str) -> Any:
-    if not is_traced(leaf):
-        return leaf
     rec = active()
+    if rec is None or not is_traced(leaf):
+        return leaf
     leaf = lift(rec, leaf)
     return record(rec, "named", [leaf], np.copy(value_of(leaf)), (name,))

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import TraceError
 from ..recording.indexing import setitem
-from ..recording.recorder import where_am_i
+from ..recording.recorder import user_frame, where_am_i
 from ..recording.tracer import ArrayTracer, ScalarTracer
 from .enter import Tensor, enter, plain, requires_grad, tensors_in, unwrapped
 from .grad_mode import local
@@ -20,9 +20,11 @@ from .pieces import NOWHERE, piece_for
 __all__ = [
     "assigned",
     "check_in_place",
+    "check_kind",
     "in_place",
     "in_place_function",
     "recorded_assignment",
+    "replace_number",
     "tensors_among",
     "with_out",
 ]
@@ -105,8 +107,24 @@ def assigned(target: Any, value: Any, operation: str) -> Any:
             f"{where_am_i()}: {operation} of a value with a graph on a 0-d tensor; assign it: "
             "x = value"
         )
-    target.value = np.float64(unwrapped(value))
+    replace_number(target, unwrapped(value), operation)
     return target
+
+
+def replace_number(target: Any, value: Any, operation: str) -> None:
+    """Change a 0-d tensor in place; it keeps its dtype."""
+    target.value = np.asarray(value).astype(target.value.dtype)[()]
+    frame = user_frame()
+    target.last_change = operation, f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def check_kind(target: Any, value: Any, operation: str) -> None:
+    """Raise where a change in place would make integers of floats, and the like."""
+    if not np.can_cast(np.asarray(value).dtype, target.value.dtype, "same_kind"):
+        raise TypeError(
+            f"{where_am_i()}: {operation} would store {np.asarray(value).dtype} in a tensor of "
+            f"{target.value.dtype}; convert it first: x.astype(float)"
+        )
 
 
 def in_place(target: Any, other: Any, name: str, function: Callable, operation: str) -> Any:
@@ -119,7 +137,9 @@ def in_place(target: Any, other: Any, name: str, function: Callable, operation: 
     check_in_place(target, operation)
     found = tensors_among((target, other))
     if target.ndim == 0:
-        target.value = np.float64(function(target.value, unwrapped(other)))
+        result = function(target.value, unwrapped(other))
+        check_kind(target, result, operation)
+        replace_number(target, result, operation)
         return target
     if local.state.enabled and requires_grad(found):
         ours = getattr(ArrayTracer, f"__i{name[2:]}")

@@ -23,14 +23,6 @@ NEEDED, CUT, CUT_NEEDED = 1, 2, 3
 _ALIGNMENT = 8
 
 
-def mark_element(element, scalars, buffers, blocks):
-    """Note that a value is needed."""
-    if element < ARRAY:
-        scalars[element] |= 1
-    else:
-        buffers[blocks[(element - ARRAY) // 8]] |= 1
-
-
 def mark(code, first, last, scalars, buffers, blocks, arity, rows):
     """Mark the scalar rows of [first, last) that marked values depend on, last row first."""
     for i in range(last - 1, first - 1, -1):

@@ -107,17 +107,24 @@ def _comparison(function: Callable) -> Callable:
     return method
 
 
-def _in_place_operator(name: str) -> Callable:
+def _in_place_operator(name: str, symbol: str) -> Callable:
     function = getattr(operator, {"and": "and_", "or": "or_"}.get(name, name))
 
     def method(self: Any, other: Any) -> Any:
-        return in_place(self, other, f"__{name}__", function, f"{name}=")
+        return in_place(self, other, f"__{name}__", function, symbol)
 
     return method
 
 
 def _swapped(function: Callable) -> Callable:
     return lambda a, b: function(b, a)
+
+
+#: How operators are written.
+_SYMBOLS = {
+    "add": "+", "sub": "-", "mul": "*", "truediv": "/", "floordiv": "//", "mod": "%", "pow": "**",
+    "matmul": "@", "and": "&", "or": "|", "xor": "^",
+}  # fmt: skip
 
 
 def _install_operators(shared: type, scalar: type, array: type) -> None:
@@ -142,10 +149,8 @@ def _install_operators(shared: type, scalar: type, array: type) -> None:
         base, function = getattr(Tracer, f"__{name}__"), getattr(operator, name)
         setattr(shared, f"__{name}__", _unary(base, function))
     shared.__divmod__ = lambda self, other: (self // other, self % other)  # type: ignore
-    for name in (
-        "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor",
-    ):  # fmt: skip
-        setattr(shared, f"__i{name}__", _in_place_operator(name))
+    for name, symbol in _SYMBOLS.items():
+        setattr(shared, f"__i{name}__", _in_place_operator(name, f"{symbol}="))
 
 
 def _install_methods(shared: type, array: type) -> None:

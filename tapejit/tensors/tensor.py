@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dis
 import operator
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,9 +30,11 @@ from .backward import backward, graph_tape
 from .changes import (
     assigned,
     check_in_place,
+    check_kind,
     in_place,
     in_place_function,
     recorded_assignment,
+    replace_number,
     tensors_among,
     with_out,
 )
@@ -283,8 +287,9 @@ class _Shared(Tensor):
         value = _data(value)
         if value.shape != self.shape:
             raise ValueError(f"{where_am_i()}: data of shape {value.shape} for shape {self.shape}")
+        check_kind(self, value, "an assignment to data")
         if self.ndim == 0:
-            self.value = value[()]
+            replace_number(self, value[()], "an assignment to data")
         else:
             self.value[...] = value
             changed(self.cell, "an assignment to data", where_am_i())
@@ -371,6 +376,12 @@ class _Shared(Tensor):
         return self.ndim
 
     def __float__(self) -> float:
+        if self.rec is not NOWHERE and local.state.enabled and _is_stored(sys._getframe(1)):
+            raise TraceError(
+                f"{where_am_i()}: a plain NumPy array would take the number of a tensor that "
+                "requires a gradient, without its graph; make the array a tensor "
+                "(out = tj.tensor(np.zeros(n))), or store x.item()"
+            )
         return float(self.value)
 
     def __complex__(self) -> complex:
@@ -457,10 +468,18 @@ class _Shared(Tensor):
         return in_place(self, other, "__truediv__", operator.truediv, "div_")
 
 
-class ScalarTensor(_Shared, ScalarTracer):
-    """A 0-d tensor; results are immutable, leaves change in place under ``no_grad``."""
+def _is_stored(frame: Any) -> bool:
+    """Whether a frame is at ``array[index] = value``, where NumPy asks for a number."""
+    return frame.f_code.co_code[frame.f_lasti] == dis.opmap["STORE_SUBSCR"]
 
-    __slots__ = ("__weakref__", "_grad", "hooks")
+
+class ScalarTensor(_Shared, ScalarTracer):
+    """A 0-d tensor; results are immutable, leaves change in place under ``no_grad``.
+
+    ``last_change``: what changed it in place, and where.
+    """
+
+    __slots__ = ("__weakref__", "_grad", "hooks", "last_change")
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """Its number; an object array of the tensor itself where a gradient is at stake."""

@@ -21,8 +21,12 @@ def check_sources(plan: Any, pieces: Sequence[Piece]) -> None:
 
 def _stale(piece: Piece, source: Any) -> None:
     memory = source.memory
-    how = f" by {memory.operation} ({memory.place})" if memory is not None else ""
+    if memory is not None:
+        operation, place = memory.operation, memory.place
+    else:
+        operation, place = source.leaf.last_change
     raise TraceError(
-        f"{where_am_i()}: a value that backward needs was changed in place{how}, after "
+        f"{where_am_i()}: a value that backward needs was changed in place by {operation} "
+        f"({place}), after "
         f"{piece.place(source.row)} had read it; change a copy (x.clone()), or call backward first"
     )
