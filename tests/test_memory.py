@@ -52,7 +52,7 @@ def test_a_replay_allocates_nothing_in_numba(f, n, numba_statistics):
 
 
 def allocated(run, times):
-    """(bytes kept, most bytes at a time) that ``run`` takes from Python when called ``times`` times.
+    """(bytes kept, most bytes at a time) that ``times`` calls of ``run`` take from Python.
 
     The least of three measurements: what ``run`` allocates is in each of them; what other threads,
     or finalisers of garbage that earlier tests left, allocate meanwhile is not.
@@ -140,8 +140,9 @@ def test_memory_of_endless_paths_is_bounded(monkeypatch):
         gc.collect()
         sizes.append(tracemalloc.get_traced_memory()[0])
     tracemalloc.stop()
-    # A path that is kept takes kilobytes, in each part alike; caches and pools fill up but once.
-    print(np.diff(sizes)); print(np.diff(sizes)); assert min(np.diff(sizes)) < 5_000
+    # Fifty paths that are kept take hundreds of kilobytes, in each part alike; NumPy's and Python's
+    # pools of small blocks fill up slowly, and what else the process does is not in each part.
+    assert min(np.diff(sizes)) < 20_000
     (variant,) = g.__tapejit__.variants.values()
     assert len(variant.trie.paths) <= 8
     assert len(variant.trie.by_fingerprint) <= 8
