@@ -11,7 +11,7 @@ from .checkpointing import Plan, Schedule
 from .checkpointing.limits import format_bytes
 from .compiled import Function
 from .lowering.build import Code
-from .lowering.fit import workspace_bytes
+from .lowering.sizes import workspace_bytes
 
 __all__ = ["GradientPlan", "checkpoint_plan"]
 

@@ -36,6 +36,13 @@ from .interpreters.entry import (
 )
 from .lowering.build import Code, Slot
 from .lowering.fit import lower
+from .lowering.sizes import (
+    ALIGNMENT,
+    adjoint_bytes,
+    aligned_bytes,
+    scratch_bytes,
+    workspace_bytes,
+)
 from .lowering.stream import KernelTable, kernel_table
 from .passes import DEFAULT, optimize
 from .tape import Tape, size_of
@@ -91,57 +98,72 @@ class Program:
 
     @property
     def work_bytes(self) -> int:
-        """Bytes of values and adjoints (or tangents) beyond arguments, results and constants."""
+        """Bytes of values and adjoints (or tangents) beyond arguments, results and constants.
+
+        Those of loops' bodies are among them, but not the tile registers of the program itself.
+        """
         code = self.code
-        arena = code.arena_size + (code.adjoint_size if self.mode != "value" else 0)
         slots = [*code.parameters, *code.tangents_in]
         slots += [*code.values, *code.gradients, *code.tangents_out]
         known = {(slot.space, slot.offset): slot for slot in slots if not slot.in_place}
         held = sum(size_of(slot.shape) for slot in known.values())
-        return 8 * (arena - held - len(code.scalar_constants[0]))
+        beside = code.stacked_scratch - code.register_size
+        values = code.arena_size + beside - held - len(code.scalar_constants[0])
+        return 8 * values + adjoint_bytes(code)
 
     @property
     def nbytes(self) -> dict[str, int]:
         """Bytes of one workspace and of the shared parts, by name.
 
-        ``"values"`` holds the adjoints of arrays, too, and ``"adjoints"`` those of scalars and of
-        arrays that scalar code addresses; ``"work"`` is what both take beyond arguments, results
-        and constants.
+        ``"values"`` holds the adjoints of arrays, too, and what loops keep for their reverse
+        sweeps; ``"adjoints"`` are those of scalars and of arrays that scalar code addresses;
+        ``"scratch"`` is what chains of elementwise operations, and steps of loops, need only while
+        they run.  ``"workspace"`` is everything that one running copy allocates, these and its
+        tables; ``"work"`` is what values and adjoints take beyond arguments, results and constants.
         """
         code = self.code
-        adjoints = 8 * code.adjoint_size
+        adjoints = adjoint_bytes(code)
         return {
-            "values": 8 * code.arena_size,
-            "adjoints": adjoints if self.mode == "gradient" else 0,
+            "workspace": workspace_bytes(code),
+            "values": aligned_bytes(code.arena_size),
+            "adjoints": adjoints if self.mode != "tangent" else 0,
             "tangents": adjoints if self.mode == "tangent" else 0,
             "work": self.work_bytes,
-            "scratch": 8 * code.scratch_size,
+            "scratch": scratch_bytes(code),
             "code": 4 * (len(code.forward) + len(code.reverse) + len(code.tangent)),
             "constants": 8 * (len(code.constants) + sum(c.size for c in code.large_constants)),
         }
 
 
+#: What is empty: not even a byte is allocated for it.
+_NOTHING = np.zeros(0)
+
+
 def _aligned(n: int) -> np.ndarray:
     """``n`` zeros that start at a cache line."""
-    raw = np.zeros(n + 8)
-    shift = (-raw.ctypes.data // 8) % 8
+    if not n:
+        return _NOTHING
+    raw = np.zeros(n + ALIGNMENT)
+    shift = (-raw.ctypes.data // 8) % ALIGNMENT
     return raw[shift : shift + n]
 
 
 class _Memory:
     """A context and the arrays that its code works on, but for the values.
 
-    ``children``: those of staged loops and branches, whose values lie in their parent's arena.
+    ``children``: those of staged loops and branches, whose values lie in their parent's arena, and
+    whose scratch lies behind that of their parent.
     """
 
     def __init__(
-        self, code: Code, table: KernelTable, addresses: np.ndarray, mode: str, budget: np.ndarray
-    ) -> None:
+        self, code: Code, table: KernelTable, addresses: np.ndarray, mode: str, budget: np.ndarray,
+        scratch: np.ndarray,
+    ) -> None:  # fmt: skip
         self.code = code
         self.addresses = addresses
         self.adjoints = _aligned(code.adjoint_size if mode == "gradient" else 0)
         self.tangents = _aligned(code.adjoint_size if mode == "tangent" else 0)
-        self.scratch = _aligned(code.scratch_size + layout.TILE)
+        self.scratch = scratch
         self.context = c = np.zeros(layout.CONTEXT_WORDS, np.int64)
         c[layout.TILE_SIZE] = layout.UNTILED
         c[layout.KERNELS] = addresses.ctypes.data
@@ -171,10 +193,11 @@ class _Memory:
                 addresses,
                 "gradient" if len(loop.child.reverse) else "value",
                 budget,
+                scratch[code.scratch_size :],
             )
             for loop in code.loops
         ]
-        self.records = np.zeros((len(self.children), loop_kernels.RECORD), np.int64)
+        self.records = _table(len(self.children), loop_kernels.RECORD)
         for record, child, loop in zip(self.records, self.children, code.loops, strict=True):
             record[loop_kernels.CHILD] = child.context.ctypes.data
             record[loop_kernels.TABLE] = loop.table.ctypes.data
@@ -192,6 +215,11 @@ class _Memory:
         self.records[:, loop_kernels.RUNNING] = 0
         for child in self.children:
             child.clear()
+
+
+def _table(rows: int, columns: int) -> np.ndarray:
+    """Rows of zero words; there is room for one also where there are none."""
+    return np.zeros((max(rows, 1), columns), np.int64)[:rows]
 
 
 def _snapshot_file(loop: Any) -> Any:
@@ -213,16 +241,22 @@ class Workspace:
         offsets, constants = code.scalar_constants
         self.values[offsets] = constants
         self.budget = np.zeros(1, np.int64)
-        self.memory = _Memory(code, program.table, program.addresses, program.mode, self.budget)
+        scratch = _aligned(code.stacked_scratch + layout.TILE)
+        self.memory = _Memory(
+            code, program.table, program.addresses, program.mode, self.budget, scratch
+        )
         self.adjoints, self.tangents = self.memory.adjoints, self.memory.tangents
         self.context = self.memory.context
         slots_in = [*code.parameters, *code.tangents_in]
-        self.parameters = _records(slots_in, is_input=True)
-        self.results = np.zeros((0, RECORD_WORDS), np.int64)
+        self.parameters = _table(len(slots_in), RECORD_WORDS)
+        _fill_records(self.parameters, slots_in, is_input=True)
+        slots_out = len(code.values) + len(code.gradients) + len(code.tangents_out)
+        #: As many results as the program has: their records, and the 0-d ones.
+        self.delivered = _table(slots_out, RECORD_WORDS), np.zeros(max(slots_out, 1))
+        self.results, self.scalars = self.delivered
         self.types = entry.header_words()
         self.tag: str | None = None
         self.held: Any = None
-        self.scalars = np.zeros(1)
         self.argument_words = self.parameters[:, OBJECT]
         self.address = self.context.ctypes.data
         self.context[layout.VALUES] = self.values.ctypes.data
@@ -232,8 +266,11 @@ class Workspace:
 
     def deliver_to(self, slots: list[Slot], scalars: np.ndarray) -> None:
         """Set up result records; 0-d results go to ``scalars``, in the order of the slots."""
-        self.results = _records(slots, is_input=False)
-        self.scalars = scalars
+        records, _ = self.delivered
+        if len(slots) > len(records):
+            records = _table(len(slots), RECORD_WORDS)
+        self.results, self.scalars = records[: len(slots)], scalars
+        _fill_records(self.results, slots, is_input=False)
         for k, slot in enumerate(slots):
             if slot.shape == ():
                 self.results[k, OBJECT] = scalars[k:].ctypes.data
@@ -244,7 +281,8 @@ class Workspace:
     def prepare(self, slots: list[Slot], tag: str) -> None:
         """Set up result records once for each choice of results."""
         if self.tag != tag:
-            self.deliver_to(slots, np.zeros(max(len(slots), 1)))
+            _, scalars = self.delivered
+            self.deliver_to(slots, scalars)
             self.tag = tag
 
     def run(self, what: int, start: int = 0) -> int:
@@ -277,8 +315,8 @@ class Workspace:
         self.memory.clear()
 
 
-def _records(slots: list[Slot], is_input: bool) -> np.ndarray:
-    records = np.zeros((max(len(slots), 1), RECORD_WORDS), np.int64)[: len(slots)]
+def _fill_records(records: np.ndarray, slots: list[Slot], is_input: bool) -> None:
+    records[:] = 0
     for record, slot in zip(records, slots, strict=True):
         if slot.shape == ():
             record[MODE] = SCALAR_IN if is_input else SCALAR_OUT
@@ -292,7 +330,6 @@ def _records(slots: list[Slot], is_input: bool) -> np.ndarray:
         if len(slot.shape) > MAX_DIMS:
             raise ValueError(f"arrays of more than {MAX_DIMS} dimensions are not supported")
         record[DIM_0 : DIM_0 + len(slot.shape)] = slot.shape
-    return records
 
 
 _interned: weakref.WeakValueDictionary[tuple, Program] = weakref.WeakValueDictionary()

@@ -598,7 +598,7 @@ def test_stats():
     assert stats.buffers["constants"][0] <= 1
     assert stats.value_program["adjoints"] == 0 < stats.gradient_program["adjoints"]
     assert "8 instructions, 4 of them on arrays" in str(stats)
-    assert "gradient program: values" in str(stats)
+    assert "gradient program: workspace" in str(stats)
 
 
 def test_no_operation_is_forgotten_where_operands_are_exchanged():

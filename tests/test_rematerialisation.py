@@ -1,5 +1,7 @@
 """Gradients that compute values again: the same bits, in less memory."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -10,6 +12,7 @@ from test_random_programs import run as run_program
 
 import tapejit as tj
 from tapejit.lowering.cuts import Stretches, live_widths
+from tapejit.program import Workspace
 
 RNG = np.random.default_rng(0)
 SCHEDULES = [
@@ -209,14 +212,15 @@ def test_a_workspace_fits_into_the_limit_exactly(f):
 
 
 def workspace_bytes(function):
-    """Bytes of all arrays that a workspace of the program allocates."""
-    workspace = program_of(function).checkout()
-
-    def inside(memory):
-        arrays = [memory.adjoints, memory.tangents, memory.scratch, memory.context, memory.records]
-        return sum(a.nbytes for a in arrays) + sum(map(inside, memory.children))
-
-    return workspace.values.nbytes + workspace.parameters.nbytes + inside(workspace.memory)
+    """Bytes of all arrays that a new workspace of the program allocates."""
+    program = program_of(function)
+    tracemalloc.start()
+    workspace = Workspace(program)
+    arrays = tracemalloc.DomainFilter(True, np.lib.tracemalloc_domain)
+    snapshot = tracemalloc.take_snapshot().filter_traces([arrays])
+    tracemalloc.stop()
+    del workspace
+    return sum(trace.size for trace in snapshot.traces)
 
 
 def test_a_limit_that_cannot_be_met_says_the_least():

@@ -53,6 +53,10 @@ WRITEABLE = 0x400
 FLOAT_VALUE = 16
 
 
+#: How many types :func:`run` accepts without asking Python.
+HEADER_TYPES = 4
+
+
 def header_words() -> np.ndarray:
     """Addresses of the types that :func:`run` accepts without asking Python."""
     return np.array([id(np.ndarray), id(np.dtype(np.float64)), id(float), id(np.float64)], np.int64)

@@ -1,25 +1,27 @@
 """Kernels of staged control flow: they run child programs again and again.
 
-A loop is a *record* (words of one running copy) with the address of the child's context, and of a
-*table* that all copies share: which places of the child take in carries and slices, which give
-them out, and where cotangents come and go.  Each step has a *region* for its values: the child's
-space ``VALUES`` is moved there, nothing is copied.
+A loop is a *record* (words of one running copy) with the address of the child's context, and of its
+table (:mod:`tapejit.interpreters.loop_tables`).  Each stored step has a *region* for what its
+reverse sweep reads: the child's space ``VALUES`` is moved there, nothing is copied.  All else lies
+in the child's scratch, the same for all steps.  Long carries are not copied either: a step reads
+them where the step before wrote them.
 
 With a reverse sweep to come, a schedule (:mod:`tapejit.interpreters.schedules`) says which steps
 are stored, in as many regions as a block has steps, and which run again.  Its state and snapshots
-lie in the loop's room in the parent's arena, so that they outlive the step of an outer loop.
+lie in the loop's room in the parent's arena, so that they outlive the step of an outer loop.  (The
+room of a loop that no other sweep comes back to lies in the parent's scratch.)
 
-A kernel can be left and entered again (``PAUSED``): the record keeps the action, the step, and the
-word of the child's code at which a loop inside of it paused.
+A kernel can be left and entered again (``PAUSED``): the record keeps the action, the step, on which
+side the working state is, and the word of the child's code at which a loop inside of it paused.
 """
 
 import numpy as np
 from numba.extending import register_jitable
 
+from . import loop_tables as tables
 from . import schedules
 from .files import read_at, write_at
 from .layout import (
-    ADJOINTS,
     BUDGET,
     CONTEXT_WORDS,
     DONE,
@@ -29,83 +31,17 @@ from .layout import (
     LOOP_LIMIT,
     LOOPS,
     PAUSED,
+    SCRATCH,
     UNTILED,
     VALUES,
 )
+from .loop_tables import copy
 from .memory import call_kernel, f64, i32, i64, operand
 
-# Words of a record.
-CHILD, TABLE, RUNNING, ACTION, STEP, RESUME, FILE = range(7)
-RECORD = 8
-
-# Words of a table: a header, then for each list its first word and its length, then the lists.
-# Places are offsets in the loop's room.
-(
-    ROOM,  # where the loop's room is in the parent's arena
-    STATE,  # of the schedule
-    WORK,  # working state of the reverse sweep
-    SNAPSHOTS,
-    REGIONS,
-    STRIDE,  # doubles of a region
-    LIMIT,  # steps; of a while_loop at most
-    DYNAMIC,  # whether the first carry says whether another step is taken
-    BACKWARD,  # whether step 0 takes the last slices
-    STORES,  # whether a reverse sweep is to come
-    EVERY,  # the schedule: steps of a block, snapshots in memory and in a file
-    MEMORY,
-    DISK,
-    COST,  # of a step
-    COUNT_AT,  # where the result has the number of steps
-    CARRIED,  # doubles of all carries
-    GRADIENT_SIZE,
-) = range(17)
-LISTS = 20
-#: Lists by number, with the words of an entry.
-CONSTANTS = 0  # offset, bits of the value
-COPIED = 1  # operand, length, offset: invariants that are copied
-POINTED = 2  # operand, space, length of a slice (0: invariant): arrays that are read in place
-FIXED = 3  # length, offset: what every step's region holds
-CARRIES_IN = 4  # offset among the carries, length, offset
-SLICES_IN = 5  # operand, length, offset
-CARRIES_OUT = 6  # offset, length, offset among the carries
-SLICES_OUT = 7  # offset, length, offset in the result
-SEEDS = 8  # offset among the gradients, length, adjoint, whether it is added
-SLICE_SEEDS = 9  # offset in the cotangent, length, adjoint, whether it is added
-CARRY_GRADIENTS = 10  # adjoint, length, offset among the gradients, whether to clear it, in g
-SLICE_GRADIENTS = 11  # adjoint, length, offset among the gradients, whether to clear it
-KEPT_GRADIENTS = 12  # adjoint, length, offset among the gradients: they add up over the steps
-POINTED_GRADIENTS = 13  # space, offset among the gradients, length of a slice
-INITIAL = 14  # operand, length, offset among the carries
-N_LISTS = 15
-WIDTHS = (2, 3, 3, 2, 3, 3, 3, 3, 4, 4, 5, 4, 3, 3, 3)
-TABLE_HEADER = LISTS + 2 * N_LISTS
-
-
-@register_jitable
-def copy(target, source, n):
-    """``n`` doubles from one address to another."""
-    t, s = f64(target, n), f64(source, n)
-    if n == 1:
-        t[0] = s[0]
-    else:
-        for j in range(n):
-            t[j] = s[j]
-
-
-@register_jitable
-def add(target, source, n):
-    """Add ``n`` doubles at one address to those at another."""
-    t, s = f64(target, n), f64(source, n)
-    for j in range(n):
-        t[j] += s[j]
-
-
-@register_jitable
-def clear(target, n):
-    """Zero ``n`` doubles."""
-    t = f64(target, n)
-    for j in range(n):
-        t[j] = 0.0
+# Words of a record.  SIDE and GRADIENTS_SIDE: at which of their two places the working state, and
+# the carries' gradients, are.
+CHILD, TABLE, RUNNING, ACTION, STEP, RESUME, FILE, SIDE, GRADIENTS_SIDE = range(9)
+RECORD = 10
 
 
 @register_jitable
@@ -115,128 +51,89 @@ def record_of(c, number):
 
 
 @register_jitable
-def fill_region(t, c, p, first, region):
-    """Constants and copied invariants into a region."""
-    at = t[LISTS + 2 * CONSTANTS]
-    for _ in range(t[LISTS + 2 * CONSTANTS + 1]):
-        i64(region + 8 * t[at], 1)[0] = t[at + 1]
-        at += 2
-    at = t[LISTS + 2 * COPIED]
-    for _ in range(t[LISTS + 2 * COPIED + 1]):
-        copy(region + 8 * t[at + 2], operand(c, p, first + 2 * t[at]), t[at + 1])
-        at += 3
+def room_of(t, c):
+    """Address of a loop's room."""
+    return c[t[tables.ROOM_SPACE]] + 8 * t[tables.ROOM]
 
 
 @register_jitable
-def point(t, c, p, first, k, index):
-    """Point the child's spaces at the arrays, or the slices of them, that it reads in place."""
-    at = t[LISTS + 2 * POINTED]
-    for _ in range(t[LISTS + 2 * POINTED + 1]):
-        k[t[at + 1]] = operand(c, p, first + 2 * t[at]) + 8 * index * t[at + 2]
-        at += 3
+def working_state(t, c, home, side):
+    """Address of the working state on one side."""
+    return c[SCRATCH] + 8 * t[tables.SPARE] if side else home
 
 
 @register_jitable
-def load(t, c, p, first, carries, region, index):
-    """A step's carries and slices into its region."""
-    at = t[LISTS + 2 * CARRIES_IN]
-    for _ in range(t[LISTS + 2 * CARRIES_IN + 1]):
-        copy(region + 8 * t[at + 2], carries + 8 * t[at], t[at + 1])
-        at += 3
-    at = t[LISTS + 2 * SLICES_IN]
-    for _ in range(t[LISTS + 2 * SLICES_IN + 1]):
-        n = t[at + 1]
-        copy(region + 8 * t[at + 2], operand(c, p, first + 2 * t[at]) + 8 * index * n, n)
-        at += 3
+def leave(r, is_pause, step, resume, side):
+    """Note where a loop stands."""
+    r[RUNNING], r[STEP], r[RESUME], r[SIDE] = is_pause, step, resume, side
 
 
 @register_jitable
-def store_carries(t, region, carries):
-    """A step's new carries out of its region."""
-    at = t[LISTS + 2 * CARRIES_OUT]
-    for _ in range(t[LISTS + 2 * CARRIES_OUT + 1]):
-        copy(carries + 8 * t[at + 2], region + 8 * t[at], t[at + 1])
-        at += 3
+def run_steps(ctx, r, p, first, home, result, last, storing, testing):
+    """Run the steps from ``r[STEP]`` to ``last - 1``.
 
-
-@register_jitable
-def store_slices(t, region, result, index):
-    """A step's slices of the stacked results out of its region."""
-    at = t[LISTS + 2 * SLICES_OUT]
-    for _ in range(t[LISTS + 2 * SLICES_OUT + 1]):
-        n = t[at + 1]
-        copy(result + 8 * (t[at + 2] + index * n), region + 8 * t[at], n)
-        at += 3
-
-
-@register_jitable
-def initial_carries(t, c, p, first, carries):
-    """The carries that the loop starts from."""
-    at = t[LISTS + 2 * INITIAL]
-    for _ in range(t[LISTS + 2 * INITIAL + 1]):
-        copy(carries + 8 * t[at + 2], operand(c, p, first + 2 * t[at]), t[at + 1])
-        at += 3
-
-
-@register_jitable
-def hand_on(t, region, stride):
-    """What every region holds, from the region of the step before."""
-    at = t[LISTS + 2 * FIXED]
-    for _ in range(t[LISTS + 2 * FIXED + 1]):
-        to = region + 8 * t[at + 1]
-        copy(to, to - 8 * stride, t[at])
-        at += 2
-
-
-@register_jitable
-def run_steps(ctx, r, p, first, carries, result, last, storing, testing):
-    """Run the steps from ``r[STEP]`` to ``last - 1``, the working state being ``carries``.
-
-    ``first``: word of the first operand; ``result``: where slices go, 0 for nowhere; ``storing``:
-    each in a region of its own; ``testing``: end where the condition does not hold.
+    ``first``: word of the first operand; ``home``: the working state on side 0; ``result``: where
+    slices go, 0 for nowhere; ``storing``: each in a region of its own; ``testing``: end where the
+    condition does not hold.
     """
     c = i64(ctx, CONTEXT_WORDS)
     k = i64(r[CHILD], CONTEXT_WORDS)
     t = i64(r[TABLE], UNTILED)
     interpreter = i64(c[KERNELS], 1)[0]
     budget = i64(c[BUDGET], 1)
-    room = c[VALUES] + 8 * t[ROOM]
-    stride, limit, backward, cost = t[STRIDE], t[LIMIT], t[BACKWARD], t[COST]
-    moving = t[LISTS + 2 * POINTED + 1] > 0
-    step, resume = r[STEP], r[RESUME]
+    room = room_of(t, c)
+    limit, backward, cost = t[tables.LIMIT], t[tables.BACKWARD], t[tables.COST]
+    moving = t[tables.LISTS + 2 * tables.POINTED + 1] > 0
+    swaps = t[tables.SWAPS]
+    step, resume, side = r[STEP], r[RESUME], r[SIDE]
+    current = working_state(t, c, home, side)
+    other = working_state(t, c, home, side ^ swaps)
     begin = step
+    stride = slot = slots = np.int64(0)
     if storing:
-        begin = i64(room + 8 * t[STATE], 1)[schedules.FIRST]
-    else:
-        stride = np.int64(0)
-    region = room + 8 * (t[REGIONS] + stride * (step - begin))
+        begin = i64(room + 8 * t[tables.STATE], 1)[schedules.FIRST]
+        stride = t[tables.STRIDE]
+        slots = 8 * t[tables.HELD_STRIDE]
+        slot = room + 8 * t[tables.HELD] + slots * (step - begin)
+    region = room + 8 * (t[tables.REGIONS] + stride * (step - begin))
     while step < last:
         index = limit - 1 - step if backward else step
-        if resume < 0:
-            if testing and f64(carries, 1)[0] == 0.0:
-                break
-            if stride and step > begin:
-                hand_on(t, region, stride)
-            load(t, c, p, first, carries, region, index)
-            if moving:
-                point(t, c, p, first, k, index)
-            resume = np.int64(0)
         k[VALUES] = region
+        if resume < 0:
+            if testing and f64(current, 1)[0] == 0.0:
+                break
+            if storing:
+                if step > begin:
+                    tables.hand_on(t, region, stride)
+                else:
+                    tables.hold(t, current, slot)
+            if swaps:
+                tables.point_carries(t, k, current, other, slot)
+            tables.load(t, c, p, first, current, k, index)
+            if moving:
+                tables.point(t, c, p, first, k, index)
+            resume = np.int64(0)
         status = call_kernel(interpreter, r[CHILD], resume)
         if status != DONE:
-            r[RUNNING], r[STEP], r[RESUME] = status == PAUSED, step, k[FAILED]
+            leave(r, status == PAUSED, step, k[FAILED], side)
             return status
-        store_carries(t, region, carries)
+        tables.store_carries(t, k, other, slot)
         if result:
-            store_slices(t, region, result, index)
+            tables.store_slices(t, k, result, index)
         step += 1
+        if swaps:
+            current, other = other, current
+            side = side ^ 1
         region += 8 * stride
+        slot += slots
         resume = np.int64(-1)
         budget[0] -= cost
         if budget[0] < 0:
-            r[RUNNING], r[STEP], r[RESUME] = 1, step, -1
+            leave(r, 1, step, -1, side)
             return PAUSED
-    r[STEP], r[RESUME] = step, -1
+    if slots and result and step > begin:
+        tables.let_go(t, current, slot)
+    leave(r, 0, step, -1, side)
     return DONE
 
 
@@ -247,35 +144,41 @@ def forward_loop(ctx, r, ins):
     p = i32(ins, UNTILED)
     t = i64(r[TABLE], UNTILED)
     result = operand(c, p, 0)
-    room = c[VALUES] + 8 * t[ROOM]
+    room = room_of(t, c)
     is_running = r[RUNNING]
     if not is_running:
-        fill_region(t, c, p, 2, room + 8 * t[REGIONS])
-        point(t, c, p, 2, i64(r[CHILD], CONTEXT_WORDS), 0)
-        initial_carries(t, c, p, 2, result)
-        r[STEP], r[RESUME] = 0, -1
+        tables.fill_region(t, c, p, 2, room + 8 * t[tables.REGIONS])
+        tables.point(t, c, p, 2, i64(r[CHILD], CONTEXT_WORDS), 0)
+        tables.initial_carries(t, c, p, 2, result)
+        r[STEP], r[RESUME], r[SIDE] = 0, -1, 0
     r[RUNNING] = 0
-    if t[STORES]:
+    dynamic = t[tables.DYNAMIC] != 0
+    if t[tables.STORES]:
         status = forward_by_schedule(ctx, r, p, result, room, is_running)
     else:
-        status = run_steps(ctx, r, p, 2, result, result, t[LIMIT], False, t[DYNAMIC] != 0)
-    if status == DONE and t[DYNAMIC]:
-        f64(result + 8 * t[COUNT_AT], 1)[0] = r[STEP]
-        if f64(result, 1)[0] != 0.0:
-            return LOOP_LIMIT
+        status = run_steps(ctx, r, p, 2, result, result, t[tables.LIMIT], False, dynamic)
+    if status == DONE:
+        if r[SIDE]:
+            copy(result, working_state(t, c, result, 1), t[tables.CARRIED])
+        if dynamic:
+            f64(result + 8 * t[tables.COUNT_AT], 1)[0] = r[STEP]
+            if f64(result, 1)[0] != 0.0:
+                return LOOP_LIMIT
     return status
 
 
 @register_jitable
 def forward_by_schedule(ctx, r, p, result, room, is_running):
     """The actions of the forward sweep."""
+    c = i64(ctx, CONTEXT_WORDS)
     t = i64(r[TABLE], UNTILED)
-    state = i64(room + 8 * t[STATE], UNTILED)
-    limit, dynamic = t[LIMIT], t[DYNAMIC] != 0
+    state = i64(room + 8 * t[tables.STATE], UNTILED)
+    limit, dynamic = t[tables.LIMIT], t[tables.DYNAMIC] != 0
     if not is_running:
         schedules.begin(
-            state, schedules.UNKNOWN if dynamic else limit, t[EVERY], t[MEMORY], t[DISK]
-        )
+            state, schedules.UNKNOWN if dynamic else limit, t[tables.EVERY], t[tables.MEMORY],
+            t[tables.DISK],
+        )  # fmt: skip
         r[ACTION] = schedules.END
     action = r[ACTION]
     arrived = False
@@ -288,23 +191,26 @@ def forward_by_schedule(ctx, r, p, result, room, is_running):
                 r[ACTION] = action
                 return status
         elif action == schedules.SNAPSHOT:
-            status = save(t, r, room, state[schedules.SLOT], result)
+            current = working_state(t, c, result, r[SIDE])
+            status = save(t, r, room, state[schedules.SLOT], current)
             if status != DONE:
                 return status
         elif action == schedules.ARRIVE:
             return np.int64(DONE)
-        if dynamic and not arrived and (f64(result, 1)[0] == 0.0 or r[STEP] >= limit):
-            schedules.arrive(state, r[STEP])
-            arrived = True
+        if dynamic and not arrived:
+            holds = f64(working_state(t, c, result, r[SIDE]), 1)[0]
+            if holds == 0.0 or r[STEP] >= limit:
+                schedules.arrive(state, r[STEP])
+                arrived = True
         action = schedules.next_action(state)
 
 
 @register_jitable
 def save(t, r, room, slot, carries):
     """Copy the working state to a slot: in the loop's room, or in its file."""
-    n, memory = t[CARRIED], t[MEMORY]
+    n, memory = t[tables.CARRIED], t[tables.MEMORY]
     if slot < memory:
-        copy(room + 8 * (t[SNAPSHOTS] + slot * n), carries, n)
+        copy(room + 8 * (t[tables.SNAPSHOTS] + slot * n), carries, n)
     elif not write_at(r[FILE], carries, 8 * n, 8 * n * (slot - memory)):
         return np.int64(FILE_ERROR)
     return np.int64(DONE)
@@ -313,85 +219,12 @@ def save(t, r, room, slot, carries):
 @register_jitable
 def restore(t, r, room, slot, carries):
     """Copy a slot to the working state."""
-    n, memory = t[CARRIED], t[MEMORY]
+    n, memory = t[tables.CARRIED], t[tables.MEMORY]
     if slot < memory:
-        copy(carries, room + 8 * (t[SNAPSHOTS] + slot * n), n)
+        copy(carries, room + 8 * (t[tables.SNAPSHOTS] + slot * n), n)
     elif not read_at(r[FILE], carries, 8 * n, 8 * n * (slot - memory)):
         return np.int64(FILE_ERROR)
     return np.int64(DONE)
-
-
-@register_jitable
-def begin_gradients(t, k, g, gradients):
-    """Clear the gradients; the carries' are the cotangents of the final carries."""
-    clear(gradients, t[GRADIENT_SIZE])
-    at = t[LISTS + 2 * CARRY_GRADIENTS]
-    for _ in range(t[LISTS + 2 * CARRY_GRADIENTS + 1]):
-        copy(gradients + 8 * t[at + 2], g + 8 * t[at + 4], t[at + 1])
-        at += 5
-    at = t[LISTS + 2 * KEPT_GRADIENTS]
-    for _ in range(t[LISTS + 2 * KEPT_GRADIENTS + 1]):
-        clear(k[ADJOINTS] + 8 * t[at], t[at + 1])
-        at += 3
-
-
-@register_jitable
-def seed(t, adjoints, g, gradients, index):
-    """Cotangents of a step's results into the child's adjoints."""
-    at = t[LISTS + 2 * SEEDS]
-    for _ in range(t[LISTS + 2 * SEEDS + 1]):
-        if t[at + 3]:
-            add(adjoints + 8 * t[at + 2], gradients + 8 * t[at], t[at + 1])
-        else:
-            copy(adjoints + 8 * t[at + 2], gradients + 8 * t[at], t[at + 1])
-        at += 4
-    at = t[LISTS + 2 * SLICE_SEEDS]
-    for _ in range(t[LISTS + 2 * SLICE_SEEDS + 1]):
-        n = t[at + 1]
-        source = g + 8 * (t[at] + index * n)
-        if t[at + 3]:
-            add(adjoints + 8 * t[at + 2], source, n)
-        else:
-            copy(adjoints + 8 * t[at + 2], source, n)
-        at += 4
-
-
-@register_jitable
-def point_gradients(t, k, gradients, index):
-    """Point the child's adjoint spaces at the gradients of what it reads in place."""
-    at = t[LISTS + 2 * POINTED_GRADIENTS]
-    for _ in range(t[LISTS + 2 * POINTED_GRADIENTS + 1]):
-        k[t[at]] = gradients + 8 * (t[at + 1] + index * t[at + 2])
-        at += 3
-
-
-@register_jitable
-def collect(t, adjoints, gradients, index):
-    """Cotangents of a step's carries and slices out of the child's adjoints."""
-    at = t[LISTS + 2 * CARRY_GRADIENTS]
-    for _ in range(t[LISTS + 2 * CARRY_GRADIENTS + 1]):
-        n = t[at + 1]
-        copy(gradients + 8 * t[at + 2], adjoints + 8 * t[at], n)
-        if t[at + 3]:
-            clear(adjoints + 8 * t[at], n)
-        at += 5
-    at = t[LISTS + 2 * SLICE_GRADIENTS]
-    for _ in range(t[LISTS + 2 * SLICE_GRADIENTS + 1]):
-        n = t[at + 1]
-        copy(gradients + 8 * (t[at + 2] + index * n), adjoints + 8 * t[at], n)
-        if t[at + 3]:
-            clear(adjoints + 8 * t[at], n)
-        at += 4
-
-
-@register_jitable
-def end_gradients(t, adjoints, gradients):
-    """What added up over the steps."""
-    at = t[LISTS + 2 * KEPT_GRADIENTS]
-    for _ in range(t[LISTS + 2 * KEPT_GRADIENTS + 1]):
-        copy(gradients + 8 * t[at + 2], adjoints + 8 * t[at], t[at + 1])
-        clear(adjoints + 8 * t[at], t[at + 1])
-        at += 3
 
 
 @register_jitable
@@ -402,32 +235,46 @@ def turn_steps(ctx, r, p, g, gradients, room, first, steps):
     t = i64(r[TABLE], UNTILED)
     interpreter = i64(c[KERNELS], 2)[1]
     budget = i64(c[BUDGET], 1)
-    stride, backward, cost = t[STRIDE], t[BACKWARD], t[COST]
-    adjoints = k[ADJOINTS]
-    moving = t[LISTS + 2 * POINTED + 1] > 0
-    step, resume = r[STEP], r[RESUME]
-    region = room + 8 * (t[REGIONS] + stride * (step - first))
+    stride, backward, cost = t[tables.STRIDE], t[tables.BACKWARD], t[tables.COST]
+    moving = t[tables.LISTS + 2 * tables.POINTED + 1] > 0
+    swaps = t[tables.GRADIENTS_SWAP]
+    step, resume, side = r[STEP], r[RESUME], r[GRADIENTS_SIDE]
+    current = tables.gradient_side(t, c, gradients, side)
+    other = tables.gradient_side(t, c, gradients, side ^ swaps)
+    slots = 8 * t[tables.HELD_STRIDE]
+    region = room + 8 * (t[tables.REGIONS] + stride * (step - first))
+    slot = room + 8 * t[tables.HELD] + slots * (step - first)
     while step >= first:
         index = steps - 1 - step if backward else step
-        if resume < 0:
-            if moving:
-                point(t, c, p, 6, k, index)
-                point_gradients(t, k, gradients, index)
-            seed(t, adjoints, g, gradients, index)
-            resume = np.int64(0)
         k[VALUES] = region
+        if resume < 0:
+            if slots:
+                tables.point_carries(t, k, slot, slot, slot)
+            if moving:
+                tables.point(t, c, p, 6, k, index)
+                tables.point_gradients(t, k, gradients, index)
+            tables.point_carry_gradients(t, k, other, side ^ swaps)
+            tables.seed(t, k, g, current, side, index)
+            resume = np.int64(0)
         status = call_kernel(interpreter, r[CHILD], resume)
         if status != DONE:
             r[RUNNING], r[STEP], r[RESUME] = status == PAUSED, step, k[FAILED]
+            r[GRADIENTS_SIDE] = side
             return status
-        collect(t, adjoints, gradients, index)
+        tables.collect(t, k, gradients, other, side ^ swaps, index)
         step -= 1
+        if swaps:
+            current, other = other, current
+            side = side ^ 1
         region -= 8 * stride
+        slot -= slots
         resume = np.int64(-1)
         budget[0] -= cost
         if budget[0] < 0:
             r[RUNNING], r[STEP], r[RESUME] = 1, step, -1
+            r[GRADIENTS_SIDE] = side
             return PAUSED
+    r[GRADIENTS_SIDE] = side
     return DONE
 
 
@@ -442,20 +289,24 @@ def reverse_loop(ctx, r, ins):
     k = i64(r[CHILD], CONTEXT_WORDS)
     t = i64(r[TABLE], UNTILED)
     g, gradients, result = operand(c, p, 0), operand(c, p, 2), operand(c, p, 4)
-    room = c[VALUES] + 8 * t[ROOM]
-    state = i64(room + 8 * t[STATE], UNTILED)
-    work = room + 8 * t[WORK]
-    steps = t[LIMIT]
-    if t[DYNAMIC]:
-        steps = np.int64(f64(result + 8 * t[COUNT_AT], 1)[0])
+    room = room_of(t, c)
+    state = i64(room + 8 * t[tables.STATE], UNTILED)
+    work = c[SCRATCH] + 8 * t[tables.WORK]
+    steps = t[tables.LIMIT]
+    if t[tables.DYNAMIC]:
+        steps = np.int64(f64(result + 8 * t[tables.COUNT_AT], 1)[0])
     # Where everything is stored, the steps can be turned again and again.
-    whole = not t[DYNAMIC] and t[EVERY] >= steps
+    whole = not t[tables.DYNAMIC] and t[tables.EVERY] >= steps
     action = r[ACTION]
     is_running = r[RUNNING]
     if not is_running:
-        begin_gradients(t, k, g, gradients)
-        point(t, c, p, 6, k, 0)
-        point_gradients(t, k, gradients, 0)
+        # The side on which the last step turned leaves the carries' gradients is 0.
+        side = steps & t[tables.GRADIENTS_SWAP]
+        r[SIDE], r[GRADIENTS_SIDE] = 0, side
+        current = tables.gradient_side(t, c, gradients, side)
+        tables.begin_gradients(t, k, g, gradients, current, side)
+        tables.point(t, c, p, 6, k, 0)
+        tables.point_gradients(t, k, gradients, 0)
         if whole:
             action = np.int64(schedules.TURN)
             state[schedules.FIRST], state[schedules.LAST] = 0, steps
@@ -475,8 +326,10 @@ def reverse_loop(ctx, r, ins):
             storing = action == schedules.STORE
             status = run_steps(ctx, r, p, 6, work, 0, last, storing, False)
         elif action == schedules.SNAPSHOT:
-            status = save(t, r, room, state[schedules.SLOT], work)
+            current = working_state(t, c, work, r[SIDE])
+            status = save(t, r, room, state[schedules.SLOT], current)
         elif action == schedules.RESTORE:
+            r[SIDE] = 0
             status = restore(t, r, room, state[schedules.SLOT], work)
         if status != DONE:
             r[ACTION] = action
@@ -485,7 +338,7 @@ def reverse_loop(ctx, r, ins):
         if whole:
             break
         action = np.int64(schedules.next_action(state))
-    end_gradients(t, k[ADJOINTS], gradients)
+    tables.end_gradients(t, k, gradients)
     return DONE
 
 

@@ -15,11 +15,11 @@ from ..config import settings
 from ..errors import UnsupportedError
 from ..interpreters import layout
 from ..interpreters.layout import CALL
-from ..ops.structural import STRUCTURAL
+from ..ops.structural import IN_PLACE, STRUCTURAL
 from ..ops.table import OPS
 from ..tape import ARRAY, SCALAR, Call, Region, Tape, View, size_of
-from . import elementwise, lanes, scalars, structural
-from . import loops as loops  # registers its operations
+from . import elementwise, lanes, scalars, structural, writes
+from . import loop_calls as loop_calls  # registers its operations
 from .elementwise import Group
 from .frame import IN_PLACE_FROM, Arena, Frame, tangent, whole
 from .liveness import Room, settle
@@ -53,7 +53,8 @@ class Code:
     reverse: np.ndarray
     tangent: np.ndarray
     arena_size: int
-    scratch_size: int
+    scratch_size: int  # of its own, behind which lies that of the loop that runs
+    register_size: int  # the part of it that is tile registers
     scalar_constants: tuple[np.ndarray, np.ndarray]
     constants: np.ndarray
     large_constants: list[np.ndarray]
@@ -71,6 +72,12 @@ class Code:
     adjoint_size: int  # the part of the arena that has adjoints (and tangents)
     loops: list[Any]  # LoopCode: staged loops and branches, by number
     turns: list[tuple[int, int]]  # (reverse word, tape row) where each segment's code begins
+
+    @property
+    def stacked_scratch(self) -> int:
+        """Doubles of scratch with that of loops, which lies behind: one of them runs at a time."""
+        inner = (loop.child.stacked_scratch for loop in self.loops)
+        return self.scratch_size + max(inner, default=0)
 
     @property
     def resumable(self) -> bool:
@@ -101,6 +108,7 @@ class _Builder:
     def __init__(
         self, tape: Tape, wrt: tuple[int, ...], mode: str, planned: bool = False,
         in_place: Sequence[int] = (), regions: Sequence[Region] = (), lanes: bool = False,
+        is_body: bool = False,
     ) -> None:  # fmt: skip
         self.tape = tape
         self.lanes = lanes
@@ -109,7 +117,7 @@ class _Builder:
         self.code = tape.code
         #: Rows before this one leave all their values: another path may go on from a guard.
         self.keep = fixed_rows(tape.code)
-        self.arena = Arena(planned)
+        self.arena = Arena(planned, is_body)
         self.tree = Tree(regions, tape) if regions else None
         self.frame = Frame(
             self.arena, tape, in_place=in_place, permanent=self.keep > 0,
@@ -117,6 +125,7 @@ class _Builder:
         )  # fmt: skip
         self.uses = self.buffer_uses()
         self.turns: list[tuple[int, int]] = []
+        self.unrestored: set[int] = set()
 
     # --- preparation ----------------------------------------------------------------------------
 
@@ -236,7 +245,7 @@ class _Builder:
             for call in segment.calls:
                 if any(targets.varies(v) for v in _differentiable_operands(call)):
                     mark(call.result)
-                    if call.op in ("write", "scatter_write"):
+                    if call.op in IN_PLACE:
                         mark(call.operands[-1])
         return targets
 
@@ -280,6 +289,7 @@ class _Builder:
         """The forward code, and where each row's words start (at last: where they end)."""
         stream = Stream()
         starts = np.zeros(len(self.code) + 1, np.int32)
+        self.find_unrestored(segments)
         for segment in segments:
             if not segment.calls:
                 self.emit_scalars(stream, segment.first, segment.last, starts)
@@ -287,10 +297,23 @@ class _Builder:
             starts[segment.first : segment.last] = stream.length
             if segment.calls[0].op in OPS:
                 elementwise.lower_forward(self.group(segment), stream)
+            elif segment.first >= self.keep and self._saves_nothing(segment.calls[0]):
+                structural.overwrite(self.frame, stream, segment.calls[0])
             else:
                 emit_call(self.frame, stream, segment.calls[0])
         starts[-1] = stream.length
         return stream, starts
+
+    def find_unrestored(self, segments: list[_Segment]) -> None:
+        """Which in-place writes the reverse sweep need not undo."""
+        if self.tree is None and any(call.op in IN_PLACE for call in self.tape.calls):
+            self.unrestored = writes.unrestored(self.tape, segments, self.group)
+
+    def _saves_nothing(self, call: Call) -> bool:
+        """Whether what an in-place write overwrites is never read again."""
+        if call.op not in IN_PLACE or self.uses.get(call.result.buffer, 0):
+            return False
+        return self.mode == "value" or id(call) in self.unrestored
 
     def emit_tangent(self, segments: list[_Segment], targets: Targets) -> tuple[Stream, np.ndarray]:
         """Values and tangents in one sweep; every intermediate is stored."""
@@ -331,7 +354,7 @@ class _Builder:
         moving = set()
         for segment in reversed(segments):
             for call in reversed(segment.calls):
-                in_place = call.op in ("write", "scatter_write")
+                in_place = call.op in IN_PLACE
                 if in_place or key(call.result) in wanted:
                     moving.add(id(call))
                     wanted.update(key(view) for view in _differentiable_operands(call))
@@ -355,11 +378,11 @@ class _Builder:
             elementwise.lower_forward(Group(frame, [call], shape, n, tiled), stream)
             elementwise.lower_tangent(call, frame, stream, varies, n, shape, tiled)
             return
-        if call.op not in ("write", "scatter_write"):
+        if call.op not in IN_PLACE:
             emit_call(frame, stream, call)
         out = tangent(frame.place(call.result))
         if not any(varies):
-            if call.op in ("write", "scatter_write"):
+            if call.op in IN_PLACE:
                 emit_call(frame, stream, call)
             elif call.result.size:
                 stream.copy(out, structural.zero(self.arena, out.shape))
@@ -370,10 +393,10 @@ class _Builder:
                 else frame.place(view)
                 for i, (view, varied) in enumerate(zip(call.operands, varies, strict=True))
             ]
-            if call.op in ("write", "scatter_write"):
+            if call.op in IN_PLACE:
                 operands[-1] = tangent(frame.place(call.operands[-1]))
             structural.FORWARD[call.op](self.arena, stream, operands, out, call.params)
-            if call.op in ("write", "scatter_write"):
+            if call.op in IN_PLACE:
                 emit_call(frame, stream, call)
         else:
             self._tangent_rule(stream, call, varies, out)
@@ -403,7 +426,7 @@ class _Builder:
     ) -> tuple[Stream, list[Slot]]:  # fmt: skip
         """The reverse code, and where the gradients are; ``starts`` as from the forward code."""
         stream = Stream(self.lanes)
-        lowering = ReverseLowering(self.frame, stream, targets)
+        lowering = ReverseLowering(self.frame, stream, targets, self.unrestored)
         for leaf, seed in zip(self.tape.outputs, seeds, strict=True):
             if seed is not None and self.lanes:
                 if not targets.varies(leaf.view):
@@ -669,14 +692,16 @@ def code_of(
 ) -> Code:  # fmt: skip
     """What was lowered, put together; staged loops take their room behind all else."""
     arena, frame, tape = builder.arena, builder.frame, builder.tape
-    adjoint_size = (frame.mirrored if arena.planned else arena.size) + 8
-    adjoint_size *= layout.LANES if builder.lanes else 1
+    adjoint_size = 0
+    if builder.mode != "value":
+        adjoint_size = (frame.mirrored if arena.planned else arena.size) + 8
+        adjoint_size *= layout.LANES if builder.lanes else 1
     arena.fixed(8)
     loops = [loop.finish(arena) for loop in arena.loops]
     rewrites = bool(
         builder.tree is not None
         or (builder.code[:, 0] == layout.WRITE).any()
-        or any(call.op in ("write", "scatter_write") for call in tape.calls)
+        or any(call.op in IN_PLACE and id(call) not in builder.unrestored for call in tape.calls)
         or any(loop.rewrites for loop in loops)
     )
     offsets = np.array(list(arena.scalar_constants), np.int64)
@@ -684,7 +709,8 @@ def code_of(
     if tangent is None:
         tangent = np.zeros(0, np.int32)
     return Code(
-        forward, reverse, tangent, arena.size, layout.TILE * arena.registers.most,
+        forward, reverse, tangent, arena.size, arena.scratch_size,
+        layout.TILE * arena.registers.most,
         (offsets, np.array(list(arena.scalar_constants.values()))), np.concatenate(constants),
         arena.large_constants, builder.parameters(), list(values), list(gradients),
         list(tangents_in), list(tangents_out), list(seeds), starts[: len(tape)],

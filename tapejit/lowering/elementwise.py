@@ -77,13 +77,15 @@ class _Writer:
         if n % 8 == 0:
             return n
         for place in places:
-            if place is not None and not self._roomy(place):
+            if place is not None and not self.roomy(place):
                 return n
         return padded(n)
 
-    def _roomy(self, place: Place) -> bool:
-        """Values in the arena can be read beyond their end; nothing there can be written."""
-        return place.space in (VALUES, CONSTANTS)
+    def roomy(self, place: Place) -> bool:
+        """Values in the arena have room beyond their end: whole vectors can be read and written."""
+        if place.space == VALUES:
+            return not self.frame.arena.is_exact(place.offset)
+        return place.space == CONSTANTS
 
     def value(self, view, keep: bool = False) -> tuple[int, int]:
         """Operand words of a value of the iteration shape."""
@@ -493,7 +495,7 @@ def _reverse_count(writer: _ReverseWriter, call: Call, places: list, active: lis
         if is_active and view.buffer not in writer.group.elided:
             place = writer.frame.place(view)
             moves = place.contiguous and view.buffer != SCALAR and place.size == n
-            if moves and not (writer.is_whole(view) and place.space == VALUES):
+            if moves and not (writer.is_whole(view) and writer.roomy(place)):
                 return n
     return writer.count(*places)
 

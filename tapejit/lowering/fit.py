@@ -9,13 +9,12 @@ from dataclasses import replace
 from ..checkpointing.limits import format_bytes, parse_bytes
 from ..checkpointing.strategies import Memory, Online, Revolve, Schedule, StoreAll
 from ..errors import ScheduleError
-from ..interpreters import layout, loop_kernels
-from ..interpreters.entry import RECORD_WORDS
 from ..tape import Call, Tape
 from .build import Code, build, rows_of_chains
 from .cuts import Stretches, marked_regions
+from .sizes import workspace_bytes
 
-__all__ = ["inner_bytes", "lower", "workspace_bytes"]
+__all__ = ["lower"]
 
 
 def lower(
@@ -113,16 +112,3 @@ def _with_loops(tape: Tape, schedules: list[Schedule]) -> Tape:
             )
         calls.append(call)
     return replace(tape, calls=tuple(calls))
-
-
-def workspace_bytes(code: Code) -> int:
-    """Bytes of the arrays of one workspace of a gradient program."""
-    tables = 8 * RECORD_WORDS * len(code.parameters)
-    return 8 * code.arena_size + tables + inner_bytes(code)
-
-
-def inner_bytes(code: Code) -> int:
-    """Bytes of what a program has besides its values, with the programs of its loops."""
-    words = code.adjoint_size + code.scratch_size + layout.TILE + layout.CONTEXT_WORDS
-    children = (8 * loop_kernels.RECORD + inner_bytes(loop.child) for loop in code.loops)
-    return 8 * words + sum(children)

@@ -39,11 +39,28 @@ class Arena:
     """Sizes and constants of a program under construction.
 
     ``planned``: blocks share space by liveness (see :mod:`.liveness`); until that is settled, each
-    has a provisional address of its own.
+    has a provisional address of its own.  ``is_body``: of a staged loop or branch.
+
+    Attributes
+    ----------
+    exact
+        Addresses of blocks that will lie side by side with other values: from, to.  Nothing is
+        written beyond their end.
+    pointed
+        How many spaces of the context point at carries.
+    beside
+        Doubles of the scratch space, behind the tile registers, that stay in use.
+    passing
+        Doubles of the scratch space behind these that each loop uses while it runs.
     """
 
-    def __init__(self, planned: bool = False) -> None:
+    def __init__(self, planned: bool = False, is_body: bool = False) -> None:
         self.planned = planned
+        self.is_body = is_body
+        self.exact: list[tuple[int, int]] = []
+        self.pointed = 0
+        self.beside = 0
+        self.passing = 0
         self.size = 0
         self.block_sizes: list[int] = []
         self._next_block = PROVISIONAL
@@ -52,7 +69,6 @@ class Arena:
         self.block_size = 0
         self.large_constants: list[np.ndarray] = []  # a space each, after the arguments'
         self.in_place: list[int] = []  # arguments used where they lie
-        self.is_body = False  # of a staged loop
         self.registers = Registers()
         self.loops: list[Any] = []  # lowering.loops.Loop: staged loops and branches, by number
         self.entered: dict[tuple[int, int], Any] = {}  # by result: loop number, operands' places
@@ -77,9 +93,34 @@ class Arena:
             raise TraceError("the program's intermediates hold more than 2**30 doubles together")
         return address
 
+    def keep_exact(self, address: int) -> None:
+        """Have nothing written beyond the end of the block at a provisional address."""
+        block = int(np.searchsorted(np.cumsum(self.block_sizes), address - PROVISIONAL, "right"))
+        self.exact.append((address, address + self.block_sizes[block]))
+
+    def is_exact(self, offset: int) -> bool:
+        """Whether nothing may be written beyond the end of the block at an offset."""
+        return any(start <= offset < end for start, end in self.exact)
+
+    @property
+    def scratch_size(self) -> int:
+        """Doubles of the scratch space: tile registers, blocks, what loops use while they run."""
+        return TILE * self.registers.most + self.beside + self.passing
+
+    def scratch(self, n: int) -> int:
+        """Offset of ``n`` doubles of the scratch space, when all code is written."""
+        offset = TILE * self.registers.most + self.beside
+        self.beside += padded(n)
+        return offset
+
+    def scratch_for_loop(self, n: int) -> int:
+        """Offset of ``n`` doubles of the scratch space that one loop uses while it runs."""
+        self.passing = max(self.passing, padded(n))
+        return TILE * self.registers.most + self.beside
+
     def spaces_left(self) -> int:
         """How many more spaces the context can name."""
-        used = 3 * len(self.in_place) + len(self.large_constants)
+        used = 3 * len(self.in_place) + self.pointed + len(self.large_constants)
         return CONTEXT_WORDS - ARGUMENTS - used
 
     def constant(self, array: np.ndarray) -> tuple[int, int]:
@@ -227,7 +268,7 @@ class Frame:
             return ARGUMENTS + 3 * (len(arena.in_place) - 1), 0
         if permanent or number in self.tape.addressed:
             return VALUES, self.array_base + buffer.base
-        if buffer.argument >= 0:
+        if buffer.argument >= 0 and not arena.is_body:
             return VALUES, arena.fixed(buffer.size)
         return VALUES, arena.reserve(buffer.size)
 

@@ -23,9 +23,10 @@ from .frame import PROVISIONAL, Arena
 from .scalars import compiled
 from .stream import Stream, kernel_table
 
-__all__ = ["Room", "settle"]
+__all__ = ["NEVER", "Blocks", "Room", "settle"]
 
-_NEVER = np.iinfo(np.int64).max
+#: A time that never comes.
+NEVER = np.iinfo(np.int64).max
 
 
 class Room(NamedTuple):
@@ -110,6 +111,72 @@ _I = "int64[::1]"
 _PLACE_BLOCKS = f"int64({_I},{_I},{_I},{_I},{_I},int64,{_I},{_I},{_I})"
 
 
+class Blocks:
+    """The blocks that finished code names: their live ranges, then their places.
+
+    Times count instructions: those of the forward code, then those of the reverse code.
+
+    Attributes
+    ----------
+    first, last
+        Live ranges; ``first`` is ``NEVER`` where nothing names a block.
+    n_forward, end
+        The first time of the reverse code, and the first one after it.
+    sizes, spaces, offsets
+        By block; an offset is -1 until the block has its place.
+    """
+
+    def __init__(self, arena: Arena, streams: list[Stream], words: list[np.ndarray]) -> None:
+        self.streams, self.words = streams, words
+        self.sizes = np.array(arena.block_sizes, np.int64)
+        self.bases = PROVISIONAL + np.cumsum(self.sizes) - self.sizes
+        self.mentions = [_mentions(w, s, self.bases) for w, s in zip(words, streams, strict=True)]
+        self.n_forward = len(streams[0].marks)
+        self.end = sum(len(stream.marks) for stream in streams)
+        self.first, self.last = _ranges(self.mentions, self.n_forward, len(self.sizes))
+        self.offsets = np.full(len(self.sizes), -1, np.int64)
+        self.spaces = np.full(len(self.sizes), VALUES, np.int64)
+        self.heirs: dict[int, int] = {}
+
+    def numbers(self, addresses: Iterable[int]) -> np.ndarray:
+        """The blocks of provisional addresses."""
+        addresses = np.array(list(addresses), np.int64)
+        return np.searchsorted(self.bases, addresses, side="right") - 1
+
+    @property
+    def crossing(self) -> np.ndarray:
+        """Which blocks the forward code leaves to the reverse code."""
+        return (self.first < self.n_forward) & (self.last >= self.n_forward)
+
+    def inherit(self, floor: int) -> np.ndarray:
+        """Let blocks of chains take over others' places; which blocks still wait for one."""
+        self.heirs = _inherited(
+            self.words, self.streams, self.mentions, self.bases, self.sizes, self.first, self.last,
+            floor,
+        )  # fmt: skip
+        waiting = self.first < NEVER
+        waiting[list(self.heirs)] = False
+        return waiting
+
+    def place(self, chosen: np.ndarray, capacity: int = NEVER) -> tuple[np.ndarray, int]:
+        """Offsets, from zero, for the blocks that a mask chooses; the blocks, and their extent."""
+        found = np.flatnonzero(chosen)
+        return found, _place(found, self.first, self.last, self.sizes, capacity, self.offsets)
+
+    def write(self) -> None:
+        """Put the places into the code."""
+        for block, root in self.heirs.items():
+            self.offsets[block], self.spaces[block] = self.offsets[root], self.spaces[root]
+        for w, (positions, blocks, _) in zip(self.words, self.mentions, strict=True):
+            w[positions] += (self.offsets[blocks] - self.bases[blocks]).astype(np.int32)
+            w[positions - 1] += (self.spaces[blocks] - VALUES).astype(np.int32)
+
+    def find(self, address: int) -> tuple[int, int]:
+        """(space, offset) of a provisional address."""
+        (block,) = self.numbers([address])
+        return int(self.spaces[block]), int(address + self.offsets[block] - self.bases[block])
+
+
 def settle(
     arena: Arena, streams: list[Stream], words: list[np.ndarray], kept: Iterable[int],
     rooms: Iterable[Room], repeatable: bool, again: bool = False,
@@ -136,41 +203,30 @@ def settle(
         Offset of each address in ``kept``.
     """
     kept = [address for address in kept if address >= PROVISIONAL]
-    sizes = np.array(arena.block_sizes, np.int64)
-    if not len(sizes):
+    if not arena.block_sizes:
         return {}
-    bases = PROVISIONAL + np.cumsum(sizes) - sizes
-    mentions = [_mentions(w, s, bases) for w, s in zip(words, streams, strict=True)]
-    n_forward = len(streams[0].marks)
-    first, last = _ranges(mentions, n_forward, len(sizes), repeatable)
-    held = np.searchsorted(bases, np.array(kept, np.int64), side="right") - 1
-    last[held] = _NEVER
-    first[held] = np.minimum(first[held], n_forward + sum(len(s.marks) for s in streams[1:]))
+    blocks = Blocks(arena, streams, words)
+    first, last, n_forward = blocks.first, blocks.last, blocks.n_forward
+    if repeatable:
+        last[blocks.crossing] = NEVER
+    held = blocks.numbers(kept)
+    last[held] = NEVER
+    first[held] = np.minimum(first[held], blocks.end)
     if again:
         first[held] = 0
-    offsets = np.full(len(sizes), -1, np.int64)
-    spaces = np.full(len(sizes), VALUES, np.int64)
     floor = n_forward if again else 0
-    heirs = _inherited(words, streams, mentions, bases, sizes, first, last, floor)
-    waiting = first < _NEVER
-    waiting[list(heirs)] = False
+    waiting = blocks.inherit(floor)
     for room in rooms:
-        chosen = np.flatnonzero(waiting & (first >= n_forward) & (last < n_forward + room.until))
-        _place(chosen, first, last, sizes, room.size, offsets)
-        placed = chosen[offsets[chosen] >= 0]
-        spaces[placed] = room.space
+        in_time = (first >= n_forward) & (last < n_forward + room.until)
+        chosen, _ = blocks.place(waiting & in_time, room.size)
+        placed = chosen[blocks.offsets[chosen] >= 0]
+        blocks.spaces[placed] = room.space
         waiting[placed] = False
     for group in (waiting & (first < floor), waiting & (first >= floor)):
-        chosen = np.flatnonzero(group)
-        top = _place(chosen, first, last, sizes, _NEVER, offsets)
-        offsets[chosen] += arena.fixed(top)
-    for block, root in heirs.items():
-        offsets[block], spaces[block] = offsets[root], spaces[root]
-    for w, (positions, blocks, _) in zip(words, mentions, strict=True):
-        w[positions] += (offsets[blocks] - bases[blocks]).astype(np.int32)
-        w[positions - 1] += (spaces[blocks] - VALUES).astype(np.int32)
-    found = (np.array(kept, np.int64) + (offsets - bases)[held]).tolist()
-    return dict(zip(kept, found, strict=True))
+        chosen, top = blocks.place(group)
+        blocks.offsets[chosen] += arena.fixed(top)
+    blocks.write()
+    return {address: blocks.find(address)[1] for address in kept}
 
 
 def _mentions(
@@ -183,17 +239,13 @@ def _mentions(
     return positions, blocks, np.searchsorted(marks, positions, side="right") - 1
 
 
-def _ranges(
-    mentions: list, n_forward: int, n_blocks: int, repeatable: bool
-) -> tuple[np.ndarray, np.ndarray]:
+def _ranges(mentions: list, n_forward: int, n_blocks: int) -> tuple[np.ndarray, np.ndarray]:
     """First and last instruction that names each block; reverse code counts on from forward."""
-    first = np.full(n_blocks, _NEVER)
+    first = np.full(n_blocks, NEVER)
     last = np.full(n_blocks, -1, np.int64)
     for start, (_, blocks, times) in zip((0, n_forward), mentions, strict=False):
         np.minimum.at(first, blocks, start + times)
         np.maximum.at(last, blocks, start + times)
-    if repeatable:
-        last[(first < n_forward) & (last >= n_forward)] = _NEVER
     return first, last
 
 

@@ -17,6 +17,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from ..interpreters.layout import CALL, GUARD_TRUE, VALUES, WRITE
+from ..ops.structural import IN_PLACE
 from ..ops.table import OPS
 from ..tape import ARRAY, SCALAR, Call, Region, Tape, View
 from .frame import Frame, padded
@@ -29,7 +30,6 @@ __all__ = ["Tree", "recompute", "settle"]
 #: Zones of the arena: scalars whose adjoints must stay zero, other scalars, arrays whose elements
 #: scalar code names, and (without adjoints at the same offsets) other arrays.
 _ACTIVE, _PASSIVE, _ADDRESSED, _ARRAYS = range(4)
-IN_PLACE = ("write", "scatter_write")
 
 
 class Tree:

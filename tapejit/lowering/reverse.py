@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 import numpy as np
 
 from ..interpreters import layout
 from ..interpreters.layout import ASSIGN, ZERO
+from ..ops.structural import IN_PLACE
 from ..tape import ARRAY, SCALAR, Call, View
 from . import rules, structural
 from .frame import Arena, Frame, whole
@@ -101,11 +104,17 @@ def covers(view: View, size: int) -> bool:
 
 
 class ReverseLowering:
-    """Writes the reverse code of a frame's tape."""
+    """Writes the reverse code of a frame's tape.
+
+    ``unrestored``: in-place writes (calls, by id) that need not be undone.
+    """
 
     ADD = layout.ADD
 
-    def __init__(self, frame: Frame, stream: Stream, targets: Targets) -> None:
+    def __init__(
+        self, frame: Frame, stream: Stream, targets: Targets, unrestored: Set[int] = frozenset()
+    ) -> None:
+        self.unrestored = unrestored
         self.frame = frame
         self.arena: Arena = frame.arena
         self.stream = frame.reverse_stream = stream
@@ -115,6 +124,10 @@ class ReverseLowering:
     def place(self, view: View) -> Place:
         """Where a view's values lie."""
         return self.frame.place(view)
+
+    def restores(self, call: Call) -> bool:
+        """Whether an in-place write is to be undone."""
+        return id(call) not in self.unrestored
 
     def adjoint(self, view: View) -> Place:
         """Where a view's adjoint lies."""
@@ -132,7 +145,7 @@ class ReverseLowering:
 
     def call(self, call: Call) -> None:
         """The reverse step of one structural operation."""
-        in_place = call.op in ("write", "scatter_write")
+        in_place = call.op in IN_PLACE
         if not in_place:
             if not self.targets.touched(call.result):
                 return

@@ -164,6 +164,16 @@ def _normalise_index(
         stream.call("normalise_index", words)
 
 
+def overwrite(frame: Frame, stream: Stream, call: Any) -> None:
+    """An in-place write that saves nothing."""
+    source, *index, target = (frame.place(view) for view in call.operands)
+    if call.op == "write":
+        stream.copy(target, source)
+    else:
+        index = contiguous(index[0], frame.arena, stream)
+        indexed("scatter", target, index, contiguous(source, frame.arena, stream), stream)
+
+
 def _by_rows(kernel: str, scratch: bool = False) -> Callable:
     """An operation along the last axis."""
 
@@ -355,7 +365,8 @@ def _write_reverse(rev: Any, call: Any) -> None:
         rev.stream.copy(rev.adjoint(target), saved)
     elif rev.targets.touched(call.result):
         rev.contribute(target, rev.adjoint(call.result))
-    rev.stream.copy(rev.place(target), rev.place(call.result))
+    if rev.restores(call):
+        rev.stream.copy(rev.place(target), rev.place(call.result))
 
 
 @reverse("scatter_write")
@@ -379,7 +390,8 @@ def _scatter_write_reverse(rev: Any, call: Any) -> None:
         if rev.targets.touched(call.result):
             # An element's former value was saved once for each time it is written.
             indexed("scatter_add", g, at, rev.adjoint(call.result), rev.stream)
-    indexed("scatter", place, at, save, rev.stream)
+    if rev.restores(call):
+        indexed("scatter", place, at, save, rev.stream)
 
 
 def _last_writers(rev: Any, index: Place, target: Place) -> Place:

@@ -23,7 +23,10 @@ import numpy as np
 
 from ..errors import UnsupportedError
 
-__all__ = ["STRUCTURAL", "Example", "Structural", "carry"]
+__all__ = ["IN_PLACE", "STRUCTURAL", "Example", "Structural", "carry"]
+
+#: Operations that overwrite their last operand, and whose result is what stood there.
+IN_PLACE = ("write", "scatter_write")
 
 
 class Example(NamedTuple):

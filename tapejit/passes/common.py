@@ -15,9 +15,10 @@ import numpy as np
 
 from ..interpreters.layout import CALL, WRITE
 from ..lowering.scalars import DEAD, compiled, tables
+from ..ops.structural import IN_PLACE
 from ..ops.table import OPS
 from ..tape import ARRAY, SCALAR, Call, Tape
-from .draft import IN_PLACE, Draft
+from .draft import Draft
 
 __all__ = ["share_common"]
 

@@ -8,10 +8,10 @@ import numpy as np
 
 from ..interpreters.layout import CALL, WRITE
 from ..lowering.scalars import DEAD, compiled, runs, tables
-from ..ops.structural import STRUCTURAL
+from ..ops.structural import IN_PLACE, STRUCTURAL
 from ..ops.table import OPS
 from ..tape import ARRAY, SCALAR, Call, Tape, View
-from .draft import IN_PLACE, Draft
+from .draft import Draft
 
 __all__ = ["remove_dead"]
 

@@ -16,12 +16,10 @@ import numpy as np
 
 from ..interpreters.layout import CALL, WRITE
 from ..lowering.scalars import DEAD, fixed_rows, runs
+from ..ops.structural import IN_PLACE
 from ..tape import ARRAY, SCALAR, Call, Leaf, Tape, View, is_contiguous
 
-__all__ = ["IN_PLACE", "Draft"]
-
-#: Array instructions that overwrite their last operand and save what stood there.
-IN_PLACE = ("write", "scatter_write")
+__all__ = ["Draft"]
 
 
 class Draft:

@@ -1,0 +1,362 @@
+"""Layout of staged loops: what steps keep, what they share, carries that are not copied."""
+
+import threading
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+
+import tapejit as tj
+from tapejit.interpreters import entry
+from tapejit.interpreters import loop_tables as tables
+from tapejit.lowering.bodies import POINTED_FROM
+from tapejit.lowering.sizes import workspace_bytes
+from tapejit.program import Workspace, program_for
+
+N = POINTED_FROM + 7  # not whole cache lines
+RNG = np.random.default_rng(5)
+U, V, XS = RNG.uniform(-1, 1, N), RNG.uniform(-1, 1, N), RNG.uniform(-1, 1, (5, N))
+SCHEDULES = [
+    tj.StoreAll(), tj.Uniform(2), tj.Revolve(1), tj.Revolve(2), tj.Revolve(1, every=3),
+    tj.TwoLevel(1, 1),
+]  # fmt: skip
+
+
+def program_of(function):
+    """The program of a compiled gradient's last call."""
+    (variant,) = function.__tapejit__.variants.values()
+    return variant.trie.last.programs["program"]
+
+
+def loop_of(function, *args):
+    """The first loop of a gradient's program."""
+    function(*args)
+    return program_of(function).code.loops[0]
+
+
+def python_scan(f, init, xs, length=None, checkpoint=None):
+    """What ``scan`` means."""
+    n = length if xs is None else len(xs)
+    carry, ys = init, []
+    for i in range(n):
+        carry, y = f(carry, None if xs is None else xs[i])
+        ys.append(y)
+    return carry, None if ys[0] is None else np.stack(ys)
+
+
+# --- random bodies -------------------------------------------------------------------------------
+
+OPERATIONS = [
+    "add", "mul", "tanh", "square", "reverse", "shift", "write", "element", "scalar", "outer",
+    "scan", "while", "cond", "copy", "gather", "sum",
+]  # fmt: skip
+steps_of_a_body = st.lists(
+    st.tuples(st.sampled_from(OPERATIONS), st.integers(0, 99), st.integers(0, 99)),
+    min_size=1, max_size=6,
+)  # fmt: skip
+choices = st.tuples(*[st.integers(0, 99)] * 4)
+
+
+def body_of(program, chosen, outside, scan):
+    """A body over two long carries, a short one and a number, that closes over ``outside``."""
+
+    def step(carry, x):
+        u, v, short, s = carry
+        pool = [u, v, outside] if x is None else [u, v, outside, x]
+        for name, i, j in program:
+            a, b = pool[i % len(pool)], pool[j % len(pool)]
+            if name == "element":
+                short, s = short * b[3], 0.5 * s + a[1] * short[0]
+            elif name == "scalar":
+                s = np.tanh(s + np.sum(a) / N)
+            else:
+                pool.append(one(name, a, b, s, scan))
+        new = [pool[k % len(pool)] for k in chosen]
+        return (new[0], new[1], short, s), new[2] * 0.3 + new[3]
+
+    return step
+
+
+def one(name, a, b, s, scan):
+    """One operation on long arrays."""
+    if name == "add":
+        return 0.5 * a - 0.3 * b
+    if name == "mul":
+        return a * b * s
+    if name == "tanh":
+        return np.tanh(a + s)
+    if name == "square":
+        return np.square(a) * 0.5
+    if name == "reverse":
+        return a[::-1]
+    if name == "shift":
+        return np.concatenate([b[1:], a[:1]])
+    if name == "copy":
+        return a.copy()
+    if name == "gather":
+        return a[np.arange(N) // 2] * 0.5
+    if name == "sum":
+        return b * (np.sum(a) / N)
+    if name == "outer":
+        return np.mean(a[:8, None] * b[None, :] * 0.5, axis=0)
+    if name == "write":
+        new = a * s  # of the body's own recording
+        new[2:20] = np.sin(b[5:23])
+        new[7] = new[8] * s
+        return new
+    if name == "scan":
+        return scan(lambda c, _: (np.sin(c) * b + c * 0.1, None), a, None, 3)[0]
+    if name == "while":
+        if scan is python_scan:
+            while np.sum(np.abs(a)) > 2.0:
+                a = a * 0.6
+            return a
+        return tj.while_loop(lambda c: np.sum(np.abs(c)) > 2.0, lambda c: c * 0.6, a)
+    if scan is python_scan:
+        return np.sin(a) if s > 0.1 else b * 0.5
+    return tj.cond(s > 0.1, lambda: np.sin(a), lambda: b * 0.5)
+
+
+def random_loop(program, chosen, with_slices, scan, schedule=None):
+    def f(u, v, outside, s):
+        xs = XS if with_slices else None
+        step = body_of(program, chosen, outside, scan)
+        carry = (u, v, outside[:5] * 1.5, s)
+        (a, b, short, t), ys = scan(step, carry, xs, 5, checkpoint=schedule)
+        weights = np.cos(np.arange(5.0 * N)).reshape(5, N)
+        return np.sum(a * 0.7) + np.sum(b * V) + np.sum(short) * t + np.sum(ys * weights)
+
+    return f
+
+
+ARGUMENTS = (U, V, U * V + 0.1, 0.4)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(steps_of_a_body, choices, st.booleans())
+def test_random_bodies_under_all_schedules(program, chosen, with_slices):
+    plain = random_loop(program, chosen, with_slices, python_scan)
+    expected = plain(*ARGUMENTS)
+    unrolled = tj.grad(plain, (0, 1, 2, 3))(*ARGUMENTS)
+    stored = None
+    for schedule in (None, *SCHEDULES):
+        f = random_loop(program, chosen, with_slices, tj.scan, schedule)
+        value, gradients = tj.value_and_grad(f, (0, 1, 2, 3))(*ARGUMENTS)
+        assert_allclose(value, expected, 1e-11)
+        for got, want in zip(gradients, unrolled, strict=True):
+            assert_allclose(got, want, 1e-9, 1e-11)
+        stored = stored or (value, gradients)
+        assert value == stored[0]
+        for got, want in zip(gradients, stored[1], strict=True):
+            assert_array_equal(got, want)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(steps_of_a_body, choices, st.booleans())
+def test_random_bodies_forward_again_and_in_plain_python(program, chosen, with_slices):
+    f = random_loop(program, chosen, with_slices, tj.scan, tj.Revolve(2))
+    stored = random_loop(program, chosen, with_slices, tj.scan)
+    gradients = tj.grad(f, (0, 1, 2, 3))(*ARGUMENTS)
+    directions = (V, U, np.ones(N), 0.3)
+    along = sum(np.sum(g * d) for g, d in zip(gradients, directions, strict=True))
+    value, tangent = tj.jvp(f, ARGUMENTS, directions)
+    assert_allclose(tangent, along, 1e-9, 1e-10)
+    assert_allclose(tj.jit(f)(*ARGUMENTS), value, 1e-12)
+    for function in (stored, f):
+        _, pull = tj.vjp(function, *ARGUMENTS)
+        for factor in (1.0, 2.0, 1.0):
+            for got, want in zip(pull(factor), gradients, strict=True):
+                assert_array_equal(got, factor * want)
+    with tj.testing.plain_python():
+        again = tj.grad(f, (0, 1, 2, 3))(*ARGUMENTS)
+    for got, want in zip(again, gradients, strict=True):
+        assert_allclose(got, want, 1e-10, 1e-12)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(steps_of_a_body, choices, st.sampled_from(SCHEDULES))
+def test_pauses_change_nothing(program, chosen, schedule):
+    f = tj.grad(random_loop(program, chosen, True, tj.scan, schedule), (0, 1, 2, 3))
+    whole = f(*ARGUMENTS)
+    work = entry.WORK
+    try:
+        entry.WORK = 50  # with plain Python: the compiled entry has it as a constant
+        with tj.testing.plain_python():
+            paused = f(*ARGUMENTS)
+            entry.WORK = work
+            unpaused = f(*ARGUMENTS)
+    finally:
+        entry.WORK = work
+    for got, want, about in zip(paused, unpaused, whole, strict=True):
+        assert_array_equal(got, want)
+        assert_allclose(got, about, 1e-10, 1e-12)
+
+
+# --- bytes ---------------------------------------------------------------------------------------
+
+
+def allocated(program):
+    """Bytes of the NumPy arrays that a new workspace allocates."""
+    tracemalloc.start()
+    workspace = Workspace(program)
+    arrays = tracemalloc.DomainFilter(True, np.lib.tracemalloc_domain)
+    snapshot = tracemalloc.take_snapshot().filter_traces([arrays])
+    tracemalloc.stop()
+    del workspace
+    return sum(trace.size for trace in snapshot.traces)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(steps_of_a_body, choices, st.booleans(), st.sampled_from([None, *SCHEDULES[:5]]))
+def test_reported_bytes_are_those_allocated(program, chosen, with_slices, schedule):
+    f = random_loop(program, chosen, with_slices, tj.scan, schedule)
+    tape = tj.trace(f, *ARGUMENTS)
+    for mode, wrt in (("value", ()), ("gradient", (0, 1)), ("tangent", (0,))):
+        made = program_for(tape, wrt, mode)
+        assert made.nbytes["workspace"] == workspace_bytes(made.code) == allocated(made)
+
+
+def chain(step, schedule=None, length=50, n=1000):
+    """The gradient of a loop over a long carry."""
+    x = np.linspace(0.1, 1.0, n)
+
+    def f(u):
+        return np.sum(tj.scan(step, u, None, length, checkpoint=schedule)[0] * x)
+
+    return tj.grad(f), x
+
+
+def kept(step, n=1000):
+    """Elements that a stored step keeps, in long arrays."""
+    gradient, x = chain(step, n=n)
+    code = loop_of(gradient, x)
+    return (code.plan.costs.step // 8) // n
+
+
+def test_steps_keep_what_their_reverse_sweep_reads():
+    assert kept(lambda c, _: (0.9 * c + 0.1, None)) == 0  # linear
+    assert kept(lambda c, _: (np.tanh(c), None)) == 1  # the carry itself: a result of tanh
+    assert kept(lambda c, _: (c * np.sin(c), None)) == 2
+    assert kept(lambda c, _: (np.cumsum(c)[::-1] * 0.01 + 1.0, None)) == 0
+    assert kept(lambda c, _: (np.cumsum(np.exp(c * 0.01)) * 1e-3, None)) <= 2
+
+
+def test_a_step_in_place_keeps_nothing_more():
+    def step(u, _):
+        new = u.copy()
+        new[1:-1] = 0.25 * u[:-2] + 0.5 * u[1:-1] + 0.25 * u[2:]
+        return new, None
+
+    assert kept(step) == 0
+
+
+def test_scratch_does_not_grow_with_the_number_of_steps():
+    sizes = []
+    for length in (10, 20, 40):
+        gradient, x = chain(lambda c, _: (np.tanh(c), None), length=length)
+        sizes.append(loop_of(gradient, x).child.stacked_scratch)
+    assert sizes[0] == sizes[1] == sizes[2]
+
+
+def test_loops_of_a_program_share_their_scratch():
+    def several(count):
+        def f(u):
+            for _ in range(count):
+                u, _ = tj.scan(lambda c, _: (np.cumsum(c) * 0.1 - 0.1 * c, None), u, None, 3)
+            return np.sum(u * u)
+
+        gradient = tj.grad(f)
+        gradient(np.linspace(0.1, 1.0, 1000))
+        return program_of(gradient).code.stacked_scratch
+
+    assert several(1) == several(3)
+
+
+def test_long_carries_are_not_copied():
+    gradient, x = chain(lambda c, _: (np.tanh(c), None))
+    table = loop_of(gradient, x).table
+
+    def length(number):
+        return table[tables.LISTS + 2 * number + 1]
+
+    copying = (tables.CARRIES_IN, tables.CARRIES_OUT, tables.SEEDS, tables.CARRY_GRADIENTS)
+    assert [length(number) for number in copying] == [0, 0, 0, 0]
+    pointing = (tables.POINTED_IN, tables.POINTED_OUT, tables.HELD_CARRIES, tables.POINTED_SEEDS)
+    assert [length(number) for number in pointing] == [1, 1, 1, 1]
+
+
+def test_limits_choose_better_plans_where_steps_keep_less():
+    gradient, x = chain(lambda c, _: (0.9 * c + 0.1, None), tj.Memory("100 kB"), length=10_000)
+    assert tj.checkpoint_plan(gradient, x).loops[0].recompute_factor > 1.0
+    gradient, x = chain(lambda c, _: (0.9 * c + 0.1, None), tj.Memory("2 MB"), length=10_000)
+    plan = tj.checkpoint_plan(gradient, x).loops[0]
+    assert plan.recompute_factor == 1.0 and plan.costs.step < 8 * 100
+
+
+@pytest.mark.parametrize("limit", ["120 kB", "300 kB", "1 MB", "10 MB"])
+def test_limits_hold_exactly(limit):
+    gradient, x = chain(lambda c, _: (c * np.sin(c), None), length=200)
+    expected = gradient(x)
+    fitted = tj.grad(gradient.__tapejit__.function.function, checkpoint=tj.Memory(limit))
+    assert_array_equal(fitted(x), expected)
+    assert allocated(program_of(fitted)) <= tj.checkpointing.limits.parse_bytes(limit)
+
+
+# --- what must stay apart ------------------------------------------------------------------------
+
+
+def test_copies_at_once_in_threads():
+    gradient, x = chain(lambda c, _: (np.tanh(c) * 1.1, None), tj.Revolve(3))
+    expected = gradient(x)
+    failures = []
+
+    def run():
+        for _ in range(20):
+            if not np.array_equal(gradient(x), expected):
+                failures.append(1)
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+def test_second_derivatives_of_long_carries():
+    def f(u, schedule=None):
+        step = lambda c, _: (np.sin(c) + 0.1 * c[::-1], None)  # noqa: E731
+        return np.sum(tj.scan(step, u, None, 6, checkpoint=schedule)[0] ** 2)
+
+    def unrolled(u):
+        for _ in range(6):
+            u = np.sin(u) + 0.1 * u[::-1]
+        return np.sum(u**2)
+
+    want = tj.hvp(unrolled)(U, V)
+    for schedule in (None, tj.Revolve(2)):
+        assert_allclose(tj.hvp(lambda u, s=schedule: f(u, s))(U, V), want, 1e-9, 1e-11)
+
+
+def test_a_long_carry_of_unknown_length():
+    def f(u, schedule=None):
+        grown = tj.while_loop(
+            lambda c: np.sum(c * c) < 500.0, lambda c: c * 1.05 + 0.01 * np.sin(c), u,
+            checkpoint=schedule,
+        )  # fmt: skip
+        return np.sum(grown * V)
+
+    def unrolled(u):
+        while np.sum(u * u) < 500.0:
+            u = u * 1.05 + 0.01 * np.sin(u)
+        return np.sum(u * V)
+
+    expected = tj.grad(f)(U)
+    assert_allclose(expected, tj.grad(unrolled)(U), 1e-10, 1e-12)
+    for schedule in (tj.Online(2), tj.Online(3, every=4), tj.Memory("40 kB")):
+        assert_array_equal(tj.grad(lambda u, s=schedule: f(u, s))(U), expected)
+    for start in (U, 100.0 + U):  # 100 + U: no step at all
+        assert_allclose(tj.jit(f)(start), unrolled(start), 1e-12)
