@@ -36,8 +36,8 @@ from .errors import TraceError as TraceError
 from .errors import TracerLeakError as TracerLeakError
 from .errors import UnsupportedError as UnsupportedError
 from .explain import explain as explain
+from .hessian_products import hvp as hvp
 from .higher import hessian as hessian
-from .higher import hvp as hvp
 from .higher import jacfwd as jacfwd
 from .higher import jacobian as jacobian
 from .higher import jacrev as jacrev

@@ -17,8 +17,8 @@ from typing import Any, overload
 import numpy as np
 
 from . import listing
-from .api import bind_in_place, cotangent_leaves, tangent_leaves, trace
-from .compiled import as_argument
+from .api import trace
+from .arguments import as_argument
 from .disturbed import Disturbed, Node, disturb
 from .draw import draw_nodes
 from .errors import TraceError
@@ -27,9 +27,11 @@ from .interpreters.entry import BIND, DELIVER, OBJECT, RUN_FORWARD, RUN_REVERSE,
 from .lowering.build import Slot
 from .ops.table import OPS
 from .paths import Path
+from .products import cotangent_leaves, tangent_leaves
 from .program import Workspace, program_for
 from .recording.record import Recording
 from .replay import Replay, raise_stopped
+from .results import bind_in_place
 from .tape import Tape, size_of
 
 __all__ = ["Explanation", "Row", "explain", "explain_tape"]

@@ -1,4 +1,4 @@
-"""Jacobians, Hessians and Hessian-vector products: functions replayed from derivative tapes.
+"""Jacobians and Hessians: functions replayed from derivative tapes.
 
 The function is recorded once for each path; its derivative is a tape (:mod:`tapejit.derive`), and a
 call replays that tape alone.
@@ -12,38 +12,26 @@ from typing import Any
 import numpy as np
 
 from . import pytrees
-from .api import (
-    _float64,
-    _function,
-    _leaf_positions,
-    _tuple,
-    gradient_tree,
-    named,
-    require_scalar,
-)
-from .compiled import (
-    Compiled,
-    Function,
-    Variant,
-    as_argument,
-    is_static,
-    normalise,
-)
+from .arguments import Function, are_plain, as_argument
+from .compiled import Compiled, Variant
 from .derive.choose import MODES, Plan, identity, plan_jacobian
 from .derive.inline import Inlined
-from .derive.tapes import pullback, pushforward
+from .derive.tapes import pullback
 from .errors import TraceError
+from .gradients import leaf_positions, require_scalar
 from .interpreters import layout
-from .interpreters.entry import BIND, DELIVER, OBJECT, RUN_FORWARD, RUN_REVERSE, RUN_TANGENT
+from .interpreters.entry import BIND, OBJECT, RUN_FORWARD, RUN_REVERSE, RUN_TANGENT
+from .jitted import function_of, named
 from .paths import Path
 from .program import Workspace
 from .recording.record import Recording
 from .recording.recorder import in_recording
+from .results import gradient_tree, results_of
 from .shortcut import Shortcut, usable
 from .stops import raise_stopped
 from .tape import size_of
 
-__all__ = ["hessian", "hvp", "jacfwd", "jacobian", "jacrev"]
+__all__ = ["hessian", "jacfwd", "jacobian", "jacrev"]
 
 _HESSIAN_MODES = {
     "auto": "auto",
@@ -63,148 +51,7 @@ class Derived(Compiled):
         self._fast: Shortcut | None = None
 
     def wrt_leaves(self, args: tuple, kwargs: dict, leaves: list) -> list[int]:
-        return _leaf_positions(self.function.marked(args), _tuple(self.argnums), self.function.name)
-
-    def _run(self, workspace: Workspace, slots: list, tag: str, arrays: list[Any]) -> list[Any]:
-        """Deliver what a sweep has computed."""
-        workspace.prepare(slots, tag)
-        for record, array in zip(workspace.results, arrays, strict=True):
-            if array is not None:
-                record[OBJECT] = id(array)
-        workspace.run(DELIVER)
-        scalars = workspace.scalars
-        return [scalars[k] if array is None else array for k, array in enumerate(arrays)]
-
-
-def _plain(args: Sequence[Any]) -> bool:
-    """Whether arguments are flat: arrays and floats."""
-    return all(type(arg) in (np.ndarray, float, _float64) for arg in args)
-
-
-def _result_arrays(slots: Sequence[Any]) -> list[Any]:
-    return [None if slot.shape == () else np.empty(slot.shape) for slot in slots]
-
-
-# --- Hessian-vector products ----------------------------------------------------------------------
-
-
-class Hvp(Derived):
-    """Hessian-vector products; made by :func:`hvp`."""
-
-    _pair: Callable[[Any, Any], Any] | None = None
-
-    def transform(self, recording: Recording, wrt: tuple[int, ...]) -> Recording:
-        """The pushforward of the pullback."""
-        require_scalar(self.function.name, recording)
-        gradient = pullback(recording.tape, wrt, seeds="one")
-        tape = pushforward(gradient, wrt)
-        return recording._replace(tape=tape, leaves=list(range(len(tape.outputs))))
-
-    def public(self) -> Callable[..., Any]:
-        """The function that users call."""
-        engine = self
-
-        def product(x: Any, v: Any, *args: Any) -> Any:
-            pair = engine._pair
-            if pair is not None and not args:
-                result = pair(x, v)
-                if result is not None:
-                    return result
-            fast = engine._fast
-            if fast is not None:
-                results = fast.call((x, v) if not args else (x, *args, v), ())
-                if results is not None:
-                    return results[0]
-            return engine.general(x, v, args)
-
-        call = named(product, self)
-        call.__name__ = f"hvp of {self.function.name}"
-        return call
-
-    def general(self, x: Any, v: Any, args: tuple) -> Any:
-        """Any call."""
-        if in_recording():
-            return self._inline(x, v, args)
-        full = (x, *args)
-        variant, values = self.find(full, {})
-        moving = self._directions(variant, values, v)
-        path, workspace = variant.execute(values, moving)
-        slots = workspace.program.code.values
-        results = self._run(workspace, slots, "values", _result_arrays(slots))
-        workspace.program.give_back(workspace)
-        self._shorten(variant, path, (*full, v))
-        return gradient_tree(full, 0, results)
-
-    def _directions(self, variant: Variant, values: list, v: Any) -> list[Any]:
-        name = self.function.name
-        leaves = [leaf for leaf in pytrees.flatten(v)[0] if not is_static(leaf)]
-        shapes = [np.shape(values[i]) for i in variant.wrt]
-        if [np.shape(leaf) for leaf in leaves] != shapes:
-            raise ValueError(
-                f"hvp of `{name}`: the vector has shapes {[np.shape(leaf) for leaf in leaves]}, "
-                f"the first argument {shapes}"
-            )
-        return [normalise(leaf, name, True) for leaf in leaves]
-
-    def _shorten(self, variant: Variant, path: Path, args: tuple) -> None:
-        """Have the next call take the short way, where arguments and result are plain."""
-        if "shortcut" not in path.programs:
-            program = variant.program(path)
-            code = program.code
-            simple = (
-                _plain(args)
-                and len(code.parameters) == len(args)
-                and len(code.values) == 1
-                and usable(program)
-            )
-            path.programs["shortcut"] = (
-                Shortcut(program, code.values, "values", reverse=False) if simple else None
-            )
-        fast = self._fast = path.programs["shortcut"]
-        self._pair = fast.pair if fast is not None and fast.is_pair else None
-
-    def _inline(self, x: Any, v: Any, args: tuple) -> Any:
-        """The product becomes part of the outer tape."""
-        leaves, structure = pytrees.flatten(x)
-        moving = [i for i, leaf in enumerate(leaves) if not is_static(leaf)]
-
-        def run(*inputs: Any) -> Any:
-            full = list(leaves)
-            for i, value in zip(moving, inputs, strict=True):
-                full[i] = value
-            return self.function.function(pytrees.unflatten(structure, full), *args)
-
-        inlined = Inlined(run, [leaves[i] for i in moving], self.function.name)
-        tape = self.transform(inlined.recording, inlined.wrt).tape
-        directions = [leaf for leaf in pytrees.flatten(v)[0] if not is_static(leaf)]
-        return gradient_tree((x,), 0, inlined.splice(tape, directions))
-
-
-def hvp(f: Callable[..., Any], argnums: int = 0) -> Callable[..., Any]:
-    """Hessian-vector products of a scalar function: its gradient's tape, pushed forward.
-
-    Returns
-    -------
-    callable
-        ``hvp(f)(x, v)`` is the Hessian of ``f`` at ``x`` times ``v``; further arguments of ``f``
-        follow: ``hvp(f)(x, v, *args)``.
-
-    Notes
-    -----
-    Forward over reverse: Pearlmutter (1994), "Fast exact multiplication by the Hessian".
-
-    Examples
-    --------
-    >>> import numpy as np, tapejit as tj
-    >>> tj.hvp(lambda x: np.sum(x**3))(np.array([1.0, 2.0]), np.array([1.0, 0.0]))
-    array([6., 0.])
-    """
-    if argnums != 0:
-        raise ValueError("hvp differentiates with respect to the first argument; reorder them")
-    return Hvp(_function(f), 0).public()
-
-
-# --- Jacobians and Hessians -----------------------------------------------------------------------
+        return leaf_positions(self.function.marked(args), self.argnums, self.function.name)
 
 
 class Jacobian(Derived):
@@ -279,7 +126,7 @@ class Jacobian(Derived):
         if plan.several:
             flat = self._in_lanes(workspace, plan)
         elif plan.whole:
-            flat = self._run(workspace, slots, "values", _result_arrays(slots))
+            flat = results_of(workspace, slots, "values")
         else:
             flat = self._by_blocks(workspace, plan)
         workspace.program.give_back(workspace)
@@ -313,7 +160,7 @@ class Jacobian(Derived):
                 for record, seed in zip(tangents, seeds, strict=True):
                     record[OBJECT] = id(seed)
                 self._sweep(workspace, BIND | RUN_TANGENT)
-            blocks = self._run(workspace, slots, "lanes", _result_arrays(slots))
+            blocks = results_of(workspace, slots, "lanes")
             for row, block in zip(rows, blocks, strict=True):
                 n = min(layout.LANES, count - first)
                 row[first : first + n] = np.moveaxis(block, -1, 0)[:n]
@@ -339,7 +186,7 @@ class Jacobian(Derived):
                 for record, seed in zip(seeded, seeds, strict=True):
                     record[OBJECT] = id(seed)
                 self._sweep(workspace, BIND | RUN_FORWARD)
-            blocks = self._run(workspace, slots, "values", _result_arrays(slots))
+            blocks = results_of(workspace, slots, "values")
             for row, block in zip(rows, blocks, strict=True):
                 row[at : at + n] = block
         return _cut(rows, plan)
@@ -363,7 +210,7 @@ class Jacobian(Derived):
                 plan.whole
                 and not self.explain
                 and isinstance(self.argnums, int)
-                and _plain(args)
+                and are_plain(args)
                 and len(program.code.parameters) == len(args)
                 and len(plan.outputs) == len(plan.inputs) == 1
                 and path.recording.structure.num_nodes == 1
@@ -378,17 +225,7 @@ class Jacobian(Derived):
 
     def _inline(self, args: tuple) -> Any:
         """The Jacobian becomes part of the outer tape."""
-        leaves, structure, _ = self.function.split(args, {})
-        wrt = self.wrt_leaves(args, {}, leaves)
-
-        def run(*inputs: Any) -> Any:
-            full = list(leaves)
-            for i, value in zip(wrt, inputs, strict=True):
-                full[i] = value
-            call_args, call_kwargs = self.function.rebuild(structure, full)
-            return self.function.function(*call_args, **call_kwargs)
-
-        inlined = Inlined(run, [leaves[i] for i in wrt], self.function.name)
+        inlined = self.inlined(args, {})
         # Vector mode is a way to run a program, not a tape that could become part of another.
         recording = self._planned(inlined.recording, inlined.wrt, lanes=False)
         plan: Plan = recording.plan
@@ -496,7 +333,7 @@ def jacobian(
     """
     if mode not in MODES:
         raise ValueError(f"jacobian: mode must be one of {', '.join(MODES)}, got {mode!r}")
-    return Jacobian(_function(f), argnums, mode, False, explain).public()
+    return Jacobian(function_of(f), argnums, mode, False, explain).public()
 
 
 def jacfwd(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., Any]:
@@ -543,4 +380,4 @@ def hessian(
     """
     if mode not in _HESSIAN_MODES:
         raise ValueError(f"hessian: mode must be one of {', '.join(_HESSIAN_MODES)}, got {mode!r}")
-    return Jacobian(_function(f), argnums, _HESSIAN_MODES[mode], True, explain).public()
+    return Jacobian(function_of(f), argnums, _HESSIAN_MODES[mode], True, explain).public()

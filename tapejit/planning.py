@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .api import ValueAndGrad, engine_of
+from .arguments import Function
 from .checkpointing import Plan, Schedule
 from .checkpointing.limits import format_bytes
-from .compiled import Function
+from .gradients import ValueAndGrad
+from .jitted import engine_of
 from .lowering.build import Code
 from .lowering.sizes import workspace_bytes
 

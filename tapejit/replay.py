@@ -9,20 +9,15 @@ from typing import Any
 import numpy as np
 
 from . import stops
-from .compiled import (
-    Function,
-    as_argument,
-    collect,
-    guard_length,
-    normalise,
-    typed,
-)
+from .arguments import Function, as_argument, collect, normalise, typed
+from .compiled import guard_length
 from .errors import TraceError
 from .interpreters import layout
-from .interpreters.entry import BIND, DELIVER, OBJECT, RUN_FORWARD
+from .interpreters.entry import BIND, OBJECT, RUN_FORWARD
 from .paths import Path
 from .program import Program, Workspace, program_for
 from .recording.record import Recording
+from .results import results_of
 from .tape import Tape
 
 __all__ = ["Replay", "evaluate", "raise_stopped"]
@@ -121,21 +116,12 @@ def _run(program: Program, values: Sequence[Any], path: Path | None) -> list[Any
     try:
         for record, value in zip(workspace.parameters, values, strict=True):
             record[OBJECT] = id(value)
-        slots = program.code.values
-        workspace.prepare(slots, "values")
-        arrays = [None if slot.shape == () else np.empty(slot.shape) for slot in slots]
-        for record, array in zip(workspace.results, arrays, strict=True):
-            if array is not None:
-                record[OBJECT] = id(array)
         status = workspace.run(BIND | RUN_FORWARD)
         while status != layout.DONE:
             if path is not None:
                 raise_stopped(path, workspace, status)
             status = _past_guard(workspace, status)
-        workspace.run(DELIVER)
-        results = [
-            workspace.scalars[k] if array is None else array for k, array in enumerate(arrays)
-        ]
+        results = results_of(workspace, program.code.values, "values")
     finally:
         workspace.clear()
         program.give_back(workspace)

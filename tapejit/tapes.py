@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from . import pytrees
-from .api import _tuple, gradient_tree, require_scalar
-from .compiled import Function
+from .arguments import Function, as_tuple
 from .derive.tapes import floating, pullback, pushforward
 from .errors import TraceError
+from .gradients import require_scalar
 from .passes.dead import remove_dead
 from .recording.record import Constant, Recording
 from .replay import Replay
+from .results import gradient_tree
 from .tape import Tape
 
 __all__ = ["gradient_tape", "jvp_tape", "vjp_tape"]
@@ -59,8 +60,8 @@ def gradient_tape(tape: Tape, argnums: int | Sequence[int] = 0) -> Tape:
     replay = _replay(tape)
     require_scalar(tape.name, replay.path.recording)
     args, _ = _sample_arguments(replay)
-    chosen = {n % len(args) for n in _tuple(argnums) if -len(args) <= n < len(args)}
-    if len(chosen) != len(_tuple(argnums)):
+    chosen = {n % len(args) for n in as_tuple(argnums) if -len(args) <= n < len(args)}
+    if len(chosen) != len(as_tuple(argnums)):
         raise TypeError(f"tape of `{tape.name}` has {len(args)} arguments, not argnums {argnums}")
     wrt = [
         number

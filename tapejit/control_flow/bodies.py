@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import pytrees
-from ..compiled import describe, normalise
+from ..arguments import describe, normalise
 from ..errors import TraceError, TracerLeakError
 from ..ops.control import Part, Spec
 from ..recording.record import Constant, record_function

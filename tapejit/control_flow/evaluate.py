@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..compiled import as_argument
+from ..arguments import as_argument
 from ..interpreters import layout
 from ..interpreters.entry import BIND, DELIVER, OBJECT, RUN_FORWARD
 from ..program import Program, program_for
