@@ -250,7 +250,7 @@ def test_operations_without_a_rule():
         message = fails(tj.UnsupportedError, "", tj.jit(lambda x, f=f: f(x)), X)
         assert HERE in message
     message = fails(AttributeError, "no_such_method", tj.jit(lambda x: x.no_such_method()), X)
-    assert "Traced" in message or "traced" in message
+    assert "ArrayTracer" in message  # Python's own words: a class with __getattr__ reads slowly
 
 
 def test_constants_of_the_wrong_dtype():
