@@ -11,8 +11,8 @@ import numpy as np
 from . import pytrees
 from .checkpointing import Online, Schedule, TwoLevel
 from .errors import ScheduleError
-from .recording.recorder import active, in_recording
-from .recording.tracer import is_traced, lift, record, value_of
+from .recording.recorder import active
+from .recording.tracer import entrance, is_traced, lift, record, recorder_of, value_of
 from .tape import Region
 
 __all__ = ["checkpoint", "save_name"]
@@ -25,10 +25,10 @@ def checkpoint(
 ) -> Callable[..., Any]:
     """A function whose intermediates are not kept for the reverse sweep, but computed again.
 
-    Called while a function is recorded, it marks what ``f`` does; gradients of the recorded
-    function then need room for the intermediates of one marked call at a time, and run each of
-    them (but the last) once more.  Values and gradients don't change, but for rounding where an
-    elementwise chain is cut.  Called with plain values, it is ``f``.
+    Called while a function is recorded, or on tensors, it marks what ``f`` does; gradients of the
+    recorded function, or ``backward``, then need room for the intermediates of one marked call at a
+    time, and run each of them (but the last) once more.  Values and gradients don't change, but for
+    rounding where an elementwise chain is cut.  Called with plain values, it is ``f``.
 
     Parameters
     ----------
@@ -87,9 +87,12 @@ def checkpoint(
 
     @functools.wraps(f)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if not in_recording():
-            return f(*args, **kwargs)
         rec = active()
+        if rec is None:
+            from .tensors.regions import marked
+
+            leaves, _ = pytrees.flatten((args, kwargs))
+            return marked(lambda: f(*args, **kwargs), leaves, names, schedule)
         first = rec.n_rows
         result = f(*args, **kwargs)
         if rec.n_rows > first:
@@ -124,8 +127,14 @@ def save_name(x: Any, name: str) -> Any:
 
 
 def _named(leaf: Any, name: str) -> Any:
-    rec = active()
-    if rec is None or not is_traced(leaf):
+    if not is_traced(leaf):
         return leaf
+    enter = entrance((leaf,))
+    if enter is not None and active() is None:
+        return enter(lambda x: _recorded(recorder_of(x), x, name), np.copy, (leaf,), {})
+    return _recorded(active(), leaf, name)
+
+
+def _recorded(rec: Any, leaf: Any, name: str) -> Any:
     leaf = lift(rec, leaf)
     return record(rec, "named", [leaf], np.copy(value_of(leaf)), (name,))

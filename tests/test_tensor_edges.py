@@ -411,14 +411,6 @@ def test_tensors_of_no_grad_are_constants():
         frozen.sum().backward()
 
 
-def test_names_and_marks_outside_of_recordings():
-    x = leaf(1.0, 2.0)
-    assert tj.save_name(x, "x") is x
-    y = tj.checkpoint(lambda x: np.sin(tj.save_name(x, "x")), save="x")(x)
-    y.sum().backward()
-    assert_allclose(x.grad.numpy(), np.cos([1.0, 2.0]))
-
-
 @pytest.mark.parametrize("transform", [tj.jit, tj.grad, tj.hessian, tj.jacobian, tj.value_and_grad])
 def test_traced_functions_refuse_tensors_with_a_graph(transform):
     x = leaf(1.0, 2.0)

@@ -13,8 +13,9 @@ import numpy as np
 
 from ..interpreters.layout import CALL, WRITE
 from ..lowering.scalars import tables
-from ..tape import ARRAY, SCALAR, Buffer, Call, Leaf, Tape, View, row_major
+from ..tape import ARRAY, SCALAR, Buffer, Call, Leaf, Region, Tape, View, row_major
 from .pieces import Piece
+from .regions import regions_of
 
 __all__ = ["Extract", "extract"]
 
@@ -374,8 +375,10 @@ def _tape(
 ) -> Tape:
     code = np.concatenate([np.zeros((0, 5), np.int32), *codes])
     places: tuple[list, list] = ([], [])
+    regions: list[Region] = []
     for part in parts:
         kept = np.flatnonzero(part.rows).tolist()
+        regions += regions_of(part.piece, part.rows, len(places[0]))
         places[0].extend([part.piece.codes[i] for i in kept])
         places[1].extend([part.piece.offsets[i] for i in kept])
     return Tape(
@@ -389,5 +392,6 @@ def _tape(
         inputs=tuple(builder.leaves),
         outputs=tuple(outputs),
         locations=places,
+        regions=tuple(regions),
         name="tensors",
     )
