@@ -229,3 +229,36 @@ def test_branches_after_a_loop():
     g, h = tj.grad(f), tj.grad(python)
     for a in (0.7, 1.4, 0.6, 1.5, 0.9, 1.2):
         assert_allclose(g(a), h(a), rtol=1e-12)
+
+
+def overflowing(x):
+    """A matrix product that is infinite beyond 2: its pullback of zeros is not a number."""
+    v = np.stack([x, 1.0 / np.where(x > 2.0, 0.0, 1.0)])
+    return np.sum(np.array([[2.0, 1.0], [1.0, 3.0]]) @ v)
+
+
+CONDITIONS = {
+    "product": lambda s: overflowing(s) < 1e9,
+    "loop": lambda s: tj.fori_loop(0, 2, lambda i, w: w + 1e-9 * overflowing(s), s) < 1e9,
+    "gradient": lambda s: abs(tj.grad(lambda x: overflowing(x) ** 2)(s)) < 1e9,
+    "gradient of a loop": lambda s: (
+        abs(tj.grad(lambda x: tj.fori_loop(0, 2, lambda i, w: w * overflowing(x), x))(s)) < 1e9
+    ),
+}
+
+
+@pytest.mark.parametrize("condition", CONDITIONS.values(), ids=CONDITIONS)
+def test_what_a_condition_alone_reads_is_not_reversed(condition):
+    """No NaN of zero times infinity comes from code that the result does not depend on."""
+    f = lambda x: tj.while_loop(condition, lambda s: s * s * 1.3, x)  # noqa: E731
+    assert f(1.2) > 2.0
+    slope = 4.0 * 1.3**3 * 1.2**3
+    assert_allclose(tj.grad(f)(1.2), slope, rtol=1e-12)
+    assert_allclose(tj.jvp(f, (1.2,), (1.0,))[1], slope, rtol=1e-12)
+    assert_allclose(tj.hvp(f)(1.2, 1.0), 3.0 * slope / 1.2, rtol=1e-12)
+    assert tj.grad(f)(3.0) == 1.0
+    chosen = lambda x: np.where(condition(x), x * x, 3.0 * x)  # noqa: E731
+    branched = lambda x: x * x if condition(x) else 3.0 * x  # noqa: E731
+    for g in (chosen, branched):
+        assert_allclose([tj.grad(g)(1.2), tj.grad(g)(3.0)], [2.4, 3.0], rtol=1e-12)
+        assert_allclose([tj.hvp(g)(1.2, 1.0), tj.hvp(g)(3.0, 1.0)], [2.0, 0.0], rtol=1e-12)

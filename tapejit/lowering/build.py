@@ -471,13 +471,13 @@ class _Builder:
     ) -> None:
         arity, active, reverse = tables()
         first, last = segment.first, segment.last
-        lowering.prepare_scalars(self.code[first:last])
         targets = lowering.targets
         words = np.empty(5 * (last - first), np.int32)
         n = compiled(scalars.emit_reverse)(
             self.code, arity, active, reverse, first, last, self.frame.scalar_base,
             self.frame.array_base, targets.varied, targets.touched_scalars, words, 0,
         )  # fmt: skip
+        lowering.prepare_scalars(self.code[first:last])
         stream.scalars(self.frame.relocated(words[:n].copy()))
 
     def _gradient(self, stream: Stream, index: int, targets: Targets) -> Slot:

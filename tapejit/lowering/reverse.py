@@ -12,6 +12,7 @@ from ..ops.structural import IN_PLACE
 from ..tape import ARRAY, SCALAR, Call, View
 from . import rules, structural
 from .frame import Arena, Frame, whole
+from .scalars import tables
 from .stream import Place, Stream
 
 __all__ = ["ReverseLowering", "Targets"]
@@ -174,12 +175,19 @@ class ReverseLowering:
             self.contribute(call.operands[index], place)
 
     def prepare_scalars(self, rows: np.ndarray) -> None:
-        """Make the adjoints of array buffers ready that scalar rows read from or write to."""
+        """Make the adjoints of array buffers ready that scalar rows contribute to or write into.
+
+        What a comparison alone reads gets none: then its instructions are not reversed at all.
+        """
+        rows = rows[rows[:, 0] < layout.CALL]
         elements = rows[:, 1:]
-        elements = np.unique(elements[(elements >= ARRAY) & (rows[:, :1] < layout.CALL)])
-        if not len(elements):
+        # Columns beyond an operation's operands may hold anything.
+        is_used = np.arange(elements.shape[1]) <= tables()[0][rows[:, :1]]
+        places = np.unique(elements[is_used & (elements >= ARRAY)]) - ARRAY
+        places = places[self.targets.touched_scalars[self.frame.array_base + places] != 0]
+        if not len(places):
             return
-        for buffer in np.unique(self.frame.tape.buffer_of(elements - ARRAY)).tolist():
+        for buffer in np.unique(self.frame.tape.buffer_of(places)).tolist():
             if buffer in self.targets.varied_buffers:
                 size = self.frame.tape.buffers[buffer].size
                 self.targets.add_mode(View(buffer, 0, (size,), (1,)), self.stream)
