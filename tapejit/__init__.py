@@ -30,6 +30,7 @@ from .errors import LoopLimitError as LoopLimitError
 from .errors import ReplayMismatchError as ReplayMismatchError
 from .errors import RuleError as RuleError
 from .errors import ScheduleError as ScheduleError
+from .errors import SideEffectWarning as SideEffectWarning
 from .errors import TapejitError as TapejitError
 from .errors import TracedShapeError as TracedShapeError
 from .errors import TraceError as TraceError

@@ -8,6 +8,7 @@ __all__ = [
     "ReplayMismatchError",
     "RuleError",
     "ScheduleError",
+    "SideEffectWarning",
     "TapejitError",
     "TraceError",
     "TracedShapeError",
@@ -50,6 +51,10 @@ class ReplayMismatchError(TapejitError, RuntimeError):
 
 class ScheduleError(TapejitError, ValueError):
     """A checkpointing schedule that can't be carried out: too few snapshots, too little memory."""
+
+
+class SideEffectWarning(UserWarning):
+    """The body of a staged loop or branch changes Python's state, which happens only once."""
 
 
 class GuardOverflowWarning(UserWarning):

@@ -1,7 +1,9 @@
 """Staged control flow: bad input, endless loops, interrupts."""
 
+import functools
 import signal
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -49,6 +51,8 @@ def test_body_that_returns_no_pair():
         ((1.0,), "scalar"),
         ((), "needs xs or length"),
         ((None, -1), "length is -1"),
+        ((None, 2.5), "length is 2.5; it is an integer"),
+        ((None, "3"), "length is '3'"),
     ],
 )
 def test_lengths(arguments, message):
@@ -87,6 +91,7 @@ def test_branch_on_an_outer_value_is_a_guard():
     assert g(-2.0, 2.0 * np.ones(3)) == 8.0
 
 
+@pytest.mark.filterwarnings("ignore::tapejit.SideEffectWarning")
 def test_side_effects():
     kept = []
 
@@ -114,6 +119,85 @@ def test_side_effects():
     with pytest.raises(tj.TracerLeakError, match="writes into an array") as e:
         tj.jit(writing)(np.arange(3.0))
     assert line_of(e)
+
+
+class Counter:
+    def __init__(self):
+        self.n = 0
+
+    def body(self, c, x):
+        self.n += 1
+        return c + x, None
+
+
+def _appends(log):
+    return lambda c, x: (c + x, log.append(1))
+
+
+def _assigns(seen, array):
+    def body(c, x):
+        seen["last"] = "a step"
+        array[0] += 1.0
+        return c + x, None
+
+    return body
+
+
+def _counts():
+    n = 0
+
+    def body(c, x):
+        nonlocal n
+        n += 1
+        return c + x * n, None
+
+    return body
+
+
+def _draws(rng):
+    return lambda c, x: (c + x * rng.normal(), None)
+
+
+@pytest.mark.parametrize(
+    ("body", "names"),
+    [
+        (_appends([]), "`log`"),
+        (_assigns({}, np.zeros(3)), "`array`, `seen`"),
+        (_counts(), "`n`"),
+        (Counter().body, "`self`"),
+        (_draws(np.random.default_rng(0)), "`rng`"),
+        (lambda c, x: (c + x * np.random.normal(), None), r"`np\.random`"),  # noqa: NPY002
+        (functools.partial(lambda log, c, x: (c + x, log.append(1)), []), None),
+    ],
+)
+def test_changes_of_python_state_warn(body, names):
+    """A body runs once, whatever it does to Python objects; the loop runs all the same."""
+    call = tj.jit(lambda xs: tj.scan(body, 0.0, xs)[0])
+    if names is None:  # an argument of the function: out of sight
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert call(np.ones(3)) == 3.0
+        return
+    with pytest.warns(tj.SideEffectWarning, match=f"tapejit.scan changes {names}. ") as caught:
+        call(np.ones(3))
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        call(np.zeros(3))  # a replay
+
+
+def test_bodies_without_side_effects_do_not_warn():
+    table, settings, rng = np.arange(5.0), {"rate": 0.5, "parts": [1, 2]}, np.random.default_rng(0)
+    noise, counter = rng.normal(size=3), Counter()
+
+    def body(c, x):
+        return c * settings["rate"] + x * len(settings["parts"]) + counter.n + table[2], noise
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tj.scan(body, 0.0, np.ones(3))
+        tj.cond(True, lambda: rng.normal(), lambda: 0.0)  # chosen at once, as Python does
+        tj.jit(lambda x: tj.cond(x > 0.0, lambda: x * settings["rate"], lambda: x))(1.0)
 
 
 def test_inner_value_written_into_an_outer_array():
@@ -152,10 +236,79 @@ def test_predicates():
         tj.fori_loop(0, 2.5, lambda i, x: x, 1.0)
 
 
-def test_schedule_that_needs_the_number_of_steps():
-    f = lambda x: tj.while_loop(lambda x: x > 1.0, lambda x: x / 2.0, x, checkpoint=tj.Revolve(3))  # noqa: E731
-    with pytest.raises(tj.ScheduleError, match="Online"):
-        tj.grad(f)(5.0)
+CLOSED = [tj.StoreAll(), tj.Uniform(2), tj.Revolve(3), tj.TwoLevel(1, 2)]
+OPEN = [tj.Online(3), tj.Memory("20 kB")]
+
+
+@pytest.mark.parametrize("schedule", CLOSED, ids=str)
+def test_schedule_that_needs_the_number_of_steps(schedule):
+    f = lambda x: tj.while_loop(lambda x: x > 1.0, lambda x: x / 2.0, x, checkpoint=schedule)  # noqa: E731
+    g = lambda x, n: tj.fori_loop(0, n, lambda i, y: y * x, 1.0, checkpoint=schedule)  # noqa: E731
+    for call in (lambda: f(5.0), lambda: tj.jit(f)(5.0), lambda: tj.grad(f)(5.0)):
+        with pytest.raises(tj.ScheduleError, match=r"condition says .* Online.*Memory") as e:
+            call()
+        assert line_of(e)
+    with pytest.raises(tj.ScheduleError, match=r"fori_loop.*bound .* traced .* Online") as e:
+        tj.grad(g)(1.5, 4)
+    assert line_of(e)
+    assert tj.grad(lambda x: g(x, 4))(1.5) == pytest.approx(4.0 * 1.5**3)  # a known number
+
+
+@pytest.mark.parametrize("schedule", OPEN, ids=str)
+def test_schedules_for_any_number_of_steps(schedule):
+    f = lambda x: tj.while_loop(lambda x: x > 1.0, lambda x: x * x / 9.0, x, checkpoint=schedule)  # noqa: E731
+    g = tj.grad(lambda x, n: tj.fori_loop(0, n, lambda i, y: np.sin(y) * x, x, checkpoint=schedule))
+    stored = tj.grad(lambda x: tj.fori_loop(0, 9, lambda i, y: np.sin(y) * x, x))
+    assert tj.grad(f)(8.0) == tj.grad(lambda x: tj.while_loop(
+        lambda x: x > 1.0, lambda x: x * x / 9.0, x))(8.0)  # fmt: skip
+    assert g(1.3, 9) == stored(1.3)
+    assert [g(1.3, 0), g(1.3, -2)] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("schedule", [5, "Revolve", True, tj.Revolve])
+def test_what_is_no_schedule(schedule):
+    step = lambda c, _: (c * 1.5, None)  # noqa: E731
+    for call in (
+        lambda: tj.scan(step, 1.0, length=3, checkpoint=schedule),
+        lambda: tj.fori_loop(0, 3, lambda i, c: c * 1.5, 1.0, checkpoint=schedule),
+        lambda: tj.while_loop(lambda c: c < 9.0, lambda c: c * 1.5, 1.0, checkpoint=schedule),
+    ):
+        with pytest.raises(TypeError, match="checkpoint is a schedule") as e:
+            call()
+        assert line_of(e)
+
+
+def test_a_limit_that_a_loop_cannot_meet_names_its_line():
+    f = lambda x, ck: tj.fori_loop(0, 50, lambda i, c: np.sin(c), x, checkpoint=ck)  # noqa: E731
+    with pytest.raises(tj.ScheduleError, match=r"at least (\d+) bytes") as e:
+        tj.grad(lambda x: f(x, tj.Memory("1 kB")))(1.0)
+    assert line_of(e)
+    least = int(str(e.value).partition("at least ")[2].split()[0])
+    assert tj.grad(lambda x: f(x, tj.Memory(least)))(1.0) == tj.grad(lambda x: f(x, None))(1.0)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: tj.fori_loop(0, 3, lambda i, c: (c, c), 1.0),
+            r"fori_loop.*\(\*\).*\(\(\*, \*\)\)",
+        ),
+        (
+            lambda: tj.fori_loop(0, 3, lambda i, c: c[:1], np.ones(2)),
+            r"fori_loop.* shape of carry ",
+        ),
+        (lambda: tj.fori_loop(0, 3, lambda i, c: {"a": c["a"] / 2}, {"a": 1}), r"carry\['a'\]"),
+        (lambda: tj.while_loop(lambda c: c < 3.0, lambda c: None, 1.0), "while_loop.*structure"),
+        (lambda: tj.fori_loop(0, 3, lambda i, c: c, object()), "init_val is of type object"),
+        (lambda: tj.scan(lambda c, x: (c, x), 1j, np.ones(2)), "init is complex"),
+        (lambda: tj.scan(lambda c, x: (c, x), 0.0, [np.ones(2, complex)]), r"xs\[0\] is complex"),
+    ],
+)
+def test_carries_are_named_as_the_user_knows_them(call, message):
+    with pytest.raises(tj.TraceError, match=message) as e:
+        call()
+    assert line_of(e)
 
 
 def test_tensors_in_loops_of_recorded_functions():
@@ -231,6 +384,10 @@ def test_endless_loop():
     with pytest.raises(tj.LoopLimitError, match="max_steps = 1000") as e:
         f(1.0)
     assert line_of(e)
+    for bad in (-1, 2.5, "many"):
+        with pytest.raises(ValueError, match=r"max_steps is .* at least 0") as e:
+            tj.while_loop(lambda x: x > 0.0, lambda x: x, 1.0, max_steps=bad)
+        assert line_of(e)
     for g in (tj.jit(f), tj.grad(f), tj.grad(lambda x: tj.fori_loop(0, 3, lambda i, y: f(y), x))):
         expected = g(-1.0)
         with pytest.raises(tj.LoopLimitError, match="max_steps"):

@@ -177,6 +177,7 @@ def test_pullback_twice(name):
         assert_array_equal(2.0 * np.asarray(a), b)
 
 
+@pytest.mark.filterwarnings("ignore::tapejit.SideEffectWarning")
 def test_eager():
     """On plain values the result is that of the Python loop, with NumPy's types."""
     calls = []

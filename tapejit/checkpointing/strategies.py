@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -76,7 +76,15 @@ class Layout(NamedTuple):
 
 
 class Schedule:
-    """Base of the checkpointing schedules."""
+    """Base of the checkpointing schedules.
+
+    Attributes
+    ----------
+    open_ended
+        Whether it serves loops whose number of steps nobody knows before they end.
+    """
+
+    open_ended: ClassVar[bool] = False
 
     def layout(self, steps: int | None, costs: Costs = NO_COSTS) -> Layout:
         """The schedule for ``steps`` steps (None: unknown) that take so many bytes.
@@ -216,6 +224,7 @@ class Online(Schedule):
         copied each so many steps in the forward sweep.
     """
 
+    open_ended: ClassVar[bool] = True
     snapshots: int
     every: int = 1
 
@@ -278,6 +287,7 @@ class Memory(Schedule):
         derivative keeps.
     """
 
+    open_ended: ClassVar[bool] = True
     limit: int | str
 
     def __post_init__(self) -> None:

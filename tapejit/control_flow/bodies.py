@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -11,10 +12,17 @@ import numpy as np
 
 from .. import pytrees
 from ..arguments import describe, normalise
-from ..errors import TraceError, TracerLeakError
+from ..errors import SideEffectWarning, TraceError, TracerLeakError
 from ..ops.control import Part, Spec
 from ..recording.record import Constant, record_function
-from ..recording.recorder import Recorder, active, at_samples, enclosing, where_am_i
+from ..recording.recorder import (
+    Recorder,
+    active,
+    at_samples,
+    enclosing,
+    user_frame,
+    where_am_i,
+)
 from ..recording.tracer import (
     ArrayTracer,
     Tracer,
@@ -27,6 +35,7 @@ from ..recording.tracer import (
     value_of,
 )
 from ..tape import Leaf, Tape
+from .effects import Watch
 from .evaluate import evaluate
 
 __all__ = ["Body", "call_loop", "leaves_of", "record_body"]
@@ -55,6 +64,13 @@ def leaves_of(tree: Any, what: str) -> tuple[list, Any]:
                 "arrays (close over anything else)"
             )
         else:
+            kind = np.asarray(leaf).dtype.kind
+            if kind not in "fiub":
+                is_a = "complex" if kind == "c" else f"of type {type(leaf).__name__}"
+                raise TraceError(
+                    f"{where_am_i()}: {what}{path} is {is_a}; loops and branches take real numbers "
+                    "and arrays (close over anything else)"
+                )
             found.append(normalise(leaf, f"{what}{path}", False))
     return found, structure
 
@@ -87,6 +103,7 @@ def record_body(
     """
     outer = enclosing()
     writes = [rec.writes for rec in outer]
+    watch = Watch(user)
     refused: list[TraceError] = []
     limit = _refuse_branches(what, refused)
     try:
@@ -105,6 +122,7 @@ def record_body(
             "recorded once for all steps, so that the write would happen once: carry the array "
             "from step to step instead, or return what is written"
         )
+    _warn_of_effects(watch.changed(), what)
     for entry in recording.leaves:
         if isinstance(entry, Constant):
             raise TraceError(
@@ -113,6 +131,20 @@ def record_body(
     outputs = tuple(recording.tape.outputs[i] for i in recording.leaves)
     assert outputs == recording.tape.outputs
     return Body(recording.tape, recording.structure, recording.captured)
+
+
+def _warn_of_effects(changed: Sequence[str], what: str) -> None:
+    if changed:
+        frame = user_frame()
+        names = ", ".join(f"`{name}`" for name in changed)
+        warnings.warn_explicit(
+            f"{what} changes {names}. That happens once, when it is recorded: replays run no "
+            "Python. Carry what changes from step to step, or return it; draw random numbers "
+            "before a loop, and pass them as xs",
+            SideEffectWarning,
+            frame.f_code.co_filename,
+            frame.f_lineno,
+        )
 
 
 def _input(value: Any) -> Any:
@@ -191,15 +223,29 @@ def _run(spec: Spec, *operands: Any) -> list[Any]:
     ]
 
 
-def check_same(before: Sequence[Leaf], structure: Any, body: Body, what: str) -> None:
-    """Raise unless a body's new carry is like the carry that it took."""
-    if structure != body.structure:
+def check_structure(before: Any, after: Any, what: str, counted: bool = False) -> None:
+    """Raise unless a body's new carry has the structure of the carry that it took.
+
+    ``counted``: the carry is the second part of the structures, the first a count of steps.
+    """
+    if before != after:
+        if counted:
+            before, after = before.children()[1], after.children()[1]
         raise TraceError(
-            f"{where_am_i()}: {what} changes the structure of its carry: it takes {structure} and "
-            f"returns {body.structure}"
+            f"{where_am_i()}: {what} changes the structure of its carry: it takes {before} and "
+            f"returns {after}"
         )
-    order = "bif"
-    for old, new, path in zip(before, body.tape.outputs, pytrees.paths(structure), strict=False):
+
+
+def check_same(
+    before: Sequence[Leaf], structure: Any, body: Body, what: str, counted: bool = False
+) -> None:
+    """Raise unless a body's new carry is like the carry that it took (see check_structure)."""
+    check_structure(structure, body.structure, what, counted)
+    order, after = "bif", body.tape.outputs
+    if counted:
+        before, after, structure = before[1:], after[1:], structure.children()[1]
+    for old, new, path in zip(before, after, pytrees.paths(structure), strict=False):
         name = f"carry{path}"
         if old.view.shape != new.view.shape:
             raise TraceError(

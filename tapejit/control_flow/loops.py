@@ -9,12 +9,12 @@ import numpy as np
 
 from .. import pytrees
 from ..checkpointing import Schedule
-from ..errors import TraceError
+from ..errors import ScheduleError, TraceError
 from ..ops.control import Spec
 from ..recording.recorder import where_am_i
 from ..recording.tracer import is_traced, value_of
 from ..tape import Leaf
-from .bodies import Body, call_loop, check_same, leaves_of, record_body
+from .bodies import Body, call_loop, check_same, check_structure, leaves_of, record_body
 
 __all__ = ["fori_loop", "scan", "while_loop"]
 
@@ -66,6 +66,11 @@ def scan(
     TracerLeakError
         Where the body keeps a traced value outside, or writes into an outer array.
 
+    Warns
+    -----
+    SideEffectWarning
+        Where the body changes Python's state, random generators included: it runs once.
+
     Examples
     --------
     >>> import numpy as np, tapejit as tj
@@ -73,10 +78,25 @@ def scan(
     >>> total, sums
     (np.float64(6.0), array([0., 1., 3., 6.]))
     """
+    return _scan(f, init, xs, length, reverse, checkpoint)
+
+
+def _scan(
+    f: Callable[[Any, Any], tuple[Any, Any]],
+    init: Any,
+    xs: Any,
+    length: int | None,
+    reverse: bool,
+    checkpoint: Schedule | None,
+    counting: Callable[..., Any] | None = None,
+) -> tuple[Any, Any]:
+    """``counting``: the body of the ``fori_loop`` that this is; the carry is (number, carry)."""
+    name = "scan" if counting is None else "fori_loop"
+    _check_schedule(checkpoint, name)
     carry, carry_structure = leaves_of(init, "init")
     stacked, xs_structure = leaves_of(xs, "xs")
     steps = _steps(stacked, xs_structure, length)
-    what = "the body of tapejit.scan"
+    what = f"the body of tapejit.{name}"
 
     def body(*leaves: Any) -> Any:
         n = len(carry)
@@ -87,10 +107,12 @@ def scan(
         return result
 
     samples = [_slice(x, -1 if reverse else 0) for x in stacked]
-    recorded = record_body(body, [*carry, *samples], what, f, steps > 0)
+    recorded = record_body(body, [*carry, *samples], what, counting or f, steps > 0)
     new, ys_structure = recorded.structure.children()
     before = recorded.tape.inputs[: len(carry)]
-    check_same(before, carry_structure, recorded._replace(structure=new), what)
+    check_same(
+        before, carry_structure, recorded._replace(structure=new), what, counting is not None
+    )
     outputs = _run(recorded, "scan", [*carry, *stacked], len(carry), steps, reverse, checkpoint)
     last = pytrees.unflatten(carry_structure, outputs[: len(carry)])
     return last, pytrees.unflatten(ys_structure, outputs[len(carry) :])
@@ -98,7 +120,7 @@ def scan(
 
 def _steps(stacked: list, structure: Any, length: int | None) -> int:
     """The number of steps, which every array of ``xs`` must have as its first dimension."""
-    steps = None if length is None else int(length)
+    steps = None if length is None else _whole(length, "scan: length")
     for x, path in zip(stacked, pytrees.paths(structure), strict=True):
         shape = np.shape(value_of(x))
         if not shape:
@@ -114,9 +136,35 @@ def _steps(stacked: list, structure: Any, length: int | None) -> int:
             )
     if steps is None:
         raise ValueError(f"{where_am_i()}: scan needs xs or length")
-    if steps < 0:
-        raise ValueError(f"{where_am_i()}: scan: length is {steps}")
     return steps
+
+
+def _whole(number: Any, what: str) -> int:
+    """A number of steps."""
+    try:
+        steps = int(number)
+    except ValueError:
+        steps = -1
+    if steps < 0 or steps != value_of(number):
+        raise ValueError(f"{where_am_i()}: {what} is {number!r}; it is an integer, at least 0")
+    return steps
+
+
+def _check_schedule(checkpoint: Schedule | None, name: str, unknown: str = "") -> None:
+    """Raise unless a schedule serves; ``unknown``: why nobody knows the number of steps."""
+    if checkpoint is None:
+        return
+    if not isinstance(checkpoint, Schedule):
+        raise TypeError(
+            f"{where_am_i()}: {name}: checkpoint is a schedule, as tapejit.Revolve(snapshots=10), "
+            f"not {checkpoint!r}"
+        )
+    if unknown and not checkpoint.open_ended:
+        raise ScheduleError(
+            f"{where_am_i()}: {name}: {checkpoint} is for a known number of steps, which nobody "
+            f"has before this loop ends: {unknown}. Take Online(snapshots=...) or "
+            "Memory(...)"
+        )
 
 
 def _slice(x: Any, at: int) -> Any:
@@ -165,8 +213,9 @@ def while_loop(
     max_steps
         Steps after which the loop is given up with an error.
     checkpoint
-        The schedule of the reverse sweep, one for an unknown number of steps:
-        ``Online(snapshots=...)`` or ``Memory(...)``.
+        The schedule of the reverse sweep (see :func:`scan`), one for an unknown number of steps:
+        ``Online(snapshots=...)`` or ``Memory(...)``.  By default up to 64 steps are stored at a
+        time, and 32 snapshots held.
 
     Returns
     -------
@@ -179,6 +228,8 @@ def while_loop(
         As for :func:`scan`.
     LoopLimitError
         Where the loop has not ended after ``max_steps`` steps.
+    ScheduleError
+        For a schedule that needs the number of steps, as ``Revolve``.
 
     Examples
     --------
@@ -188,8 +239,22 @@ def while_loop(
     >>> float(tj.grad(root)(4.0))
     0.25
     """
+    unknown = "the condition says after each step whether another one is taken"
+    _check_schedule(checkpoint, "while_loop", unknown)
+    return _while(cond_fun, body_fun, init_val, _whole(max_steps, "max_steps"), checkpoint)
+
+
+def _while(
+    cond_fun: Callable[[Any], Any],
+    body_fun: Callable[[Any], Any],
+    init_val: Any,
+    max_steps: int,
+    checkpoint: Schedule | None,
+    counting: Callable[..., Any] | None = None,
+) -> Any:
+    """``counting``: the body of the ``fori_loop`` that this is; the carry is (number, carry)."""
     carry, structure = leaves_of(init_val, "init_val")
-    what = "the body of tapejit.while_loop"
+    what = f"the body of tapejit.{'while_loop' if counting is None else 'fori_loop'}"
 
     def condition(state: Any) -> Any:
         holds = cond_fun(state)
@@ -203,17 +268,19 @@ def while_loop(
 
     def body(_: Any, *leaves: Any) -> Any:
         state = body_fun(pytrees.unflatten(structure, list(leaves)))
+        check_structure(structure, pytrees.flatten(state)[1], what, counting is not None)
         return condition(state), state
 
     first = condition(pytrees.unflatten(structure, list(carry)))
     if not is_traced(first):
         first = np.bool_(value_of(first))
-    recorded = record_body(body, [first, *carry], what, body_fun, bool(value_of(first)))
+    recorded = record_body(body, [first, *carry], what, counting or body_fun, bool(value_of(first)))
     _, new = recorded.structure.children()
     shifted = recorded._replace(structure=new, tape=_Outputs(recorded.tape.outputs[1:]))
-    check_same(recorded.tape.inputs[1 : 1 + len(carry)], structure, shifted, what)
+    before = recorded.tape.inputs[1 : 1 + len(carry)]
+    check_same(before, structure, shifted, what, counting is not None)
     outputs = _run(
-        recorded, "while_loop", [first, *carry], len(carry) + 1, int(max_steps), False, checkpoint
+        recorded, "while_loop", [first, *carry], len(carry) + 1, max_steps, False, checkpoint
     )
     return pytrees.unflatten(structure, outputs[1:])
 
@@ -237,13 +304,15 @@ def fori_loop(
     Parameters
     ----------
     lower, upper
-        Integers; where one of them is traced the loop is a :func:`while_loop`.
+        Integers; where one of them is traced the loop is a :func:`while_loop` to derivatives, of
+        an unknown number of steps.
     body_fun
         ``carry = body_fun(i, carry)``.
     init_val
         The first carry: numbers and arrays in any containers.
     checkpoint
-        The schedule of the reverse sweep (see :func:`scan` and :func:`while_loop`).
+        The schedule of the reverse sweep: any (see :func:`scan`), but where a bound is traced one
+        for an unknown number of steps (see :func:`while_loop`).
 
     Returns
     -------
@@ -254,24 +323,32 @@ def fori_loop(
     ------
     TraceError
         As for :func:`scan`.
+    ScheduleError
+        For a schedule that needs the number of steps, where a bound is traced.
 
     Examples
     --------
     >>> import tapejit as tj
     >>> tj.fori_loop(1, 6, lambda i, x: x * i, 1.0)
     np.float64(120.0)
+    >>> power = lambda x: tj.fori_loop(0, 100, lambda i, y: y * x, 1.0, checkpoint=tj.Revolve(5))
+    >>> float(tj.grad(power)(1.0))
+    100.0
     """
     for bound in (lower, upper):
         if np.asarray(value_of(bound)).dtype.kind not in "iu" or np.ndim(value_of(bound)):
             raise TraceError(f"{where_am_i()}: the bounds of fori_loop must be integers")
+    leaves_of(init_val, "init_val")  # raises
+
+    def step(state: tuple) -> tuple:
+        return state[0] + 1, body_fun(*state)
+
     if not is_traced((lower, upper)):
-        step = lambda state, _: ((state[0] + 1, body_fun(*state)), None)  # noqa: E731
-        steps = max(int(upper) - int(lower), 0)
-        return scan(step, (int(lower), init_val), length=steps, checkpoint=checkpoint)[0][1]
-    _, carry = while_loop(
-        lambda state: state[0] < upper,
-        lambda state: (state[0] + 1, body_fun(*state)),
-        (lower, init_val),
-        checkpoint=checkpoint,
-    )
-    return carry
+        steps, init = max(int(upper) - int(lower), 0), (int(lower), init_val)
+        (_, carry), _ = _scan(
+            lambda state, _: (step(state), None), init, None, steps, False, checkpoint, body_fun
+        )
+        return carry
+    _check_schedule(checkpoint, "fori_loop", "a bound of this one is computed from traced values")
+    more = lambda state: state[0] < upper  # noqa: E731
+    return _while(more, step, (lower, init_val), MAX_STEPS, checkpoint, body_fun)[1]

@@ -300,7 +300,8 @@ class _Builder:
             elif segment.first >= self.keep and self._saves_nothing(segment.calls[0]):
                 structural.overwrite(self.frame, stream, segment.calls[0])
             else:
-                emit_call(self.frame, stream, segment.calls[0])
+                with self.located(segment):
+                    emit_call(self.frame, stream, segment.calls[0])
         starts[-1] = stream.length
         return stream, starts
 
@@ -459,12 +460,16 @@ class _Builder:
 
     @contextlib.contextmanager
     def located(self, segment: _Segment) -> Iterator[None]:
-        """Errors of the segment's rules name the user's line."""
+        """Errors of the segment's rules, and those of its loops later on, name the user's line."""
+        known = len(self.arena.loops)
         try:
             yield
         except UnsupportedError as error:
             file, line = self.tape.line(segment.first)
             raise UnsupportedError(f"{file}:{line}: {error}") from error.__cause__
+        for loop in self.arena.loops[known:]:
+            file, line = self.tape.line(segment.first)
+            loop.line = f"{file}:{line}"
 
     def _reverse_scalars(
         self, stream: Stream, segment: _Segment, lowering: ReverseLowering

@@ -100,6 +100,7 @@ class Loop:
     passes: bool = True
     directory: str | None = None
     plan: Plan | None = None
+    line: str = ""  # the user's, for messages
 
     # --- the child --------------------------------------------------------------------------------
 
@@ -171,8 +172,8 @@ class Loop:
         if size >= PROVISIONAL:
             step = 8 * (body.child.arena_size + body.held_size)
             raise TraceError(
-                f"the gradient of a loop of {self.steps} steps would keep {8 * size / 1e9:.0f} GB "
-                f"({step} bytes a step); give the loop a schedule, as "
+                f"{self.line}: the gradient of a loop of {self.steps} steps would keep "
+                f"{8 * size / 1e9:.0f} GB ({step} bytes a step); give the loop a schedule, as "
                 "checkpoint=tapejit.Revolve(snapshots=50)"
             )
 
@@ -189,12 +190,16 @@ class Loop:
             schedule = Online(_SNAPSHOTS, min(max(_BLOCK // step, 1), _LONGEST_BLOCK))
         elif schedule is None:
             schedule = StoreAll()
-        self.plan = make_plan(schedule, None if self.dynamic else self.steps, costs)
+        try:
+            self.plan = make_plan(schedule, None if self.dynamic else self.steps, costs)
+        except ScheduleError as error:
+            raise ScheduleError(f"{self.line}: {error}") from error
         chosen = self.plan.layout
         if chosen.disk and arena.is_body:
             raise ScheduleError(
-                f"{self.checkpoint}: a loop in the body of another loop keeps no snapshots in a "
-                "file, as they would have to outlive its run; give the outer loop that schedule"
+                f"{self.line}: {self.checkpoint}: a loop in the body of another loop keeps no "
+                "snapshots in a file, as they would have to outlive its run; give the outer loop "
+                "that schedule"
             )
         self.directory = chosen.directory
         return chosen
