@@ -3,7 +3,7 @@
 NumPy's own functions work on traced values; this namespace is for what its protocols cannot reach.
 Inside of a recording ``zeros``, ``ones``, ``full``, ``empty``, ``eye``, ``arange``, ``linspace``
 and ``array`` make traced arrays, into which traced values can be written.  Outside, and for every
-other name, it is NumPy.
+other name, it is NumPy; ``array``, ``full`` and ``linspace`` of tensors make tensors.
 """
 
 from __future__ import annotations
@@ -39,6 +39,18 @@ def _dispatched(ours: Callable, theirs: Callable) -> Callable:
         if _is_traced(args) or _is_traced(list(kwargs.values())):
             return ours(*args, **kwargs)
         return theirs(*args, **kwargs)
+
+    return function
+
+
+def _on_tensors(ours: Callable) -> Callable:
+    """``ours`` of traced values; of tensors, recorded where a gradient is wanted."""
+    theirs = getattr(_np, ours.__name__)
+
+    @functools.wraps(ours)
+    def function(*args: Any, **kwargs: Any) -> Any:
+        enter = None if _active() is not None else _entrance((*args, *kwargs.values()))
+        return ours(*args, **kwargs) if enter is None else enter(ours, theirs, args, kwargs)
 
     return function
 
@@ -83,6 +95,7 @@ def ones(shape: Any, dtype: Any = float, *args: Any, **kwargs: Any) -> Any:
 empty = zeros
 
 
+@_on_tensors
 def full(shape: Any, fill_value: Any, dtype: Any = None, *args: Any, **kwargs: Any) -> Any:
     """An array of one value, which may be traced; inside of a recording a traced array."""
     shape = _counted(shape)
@@ -115,6 +128,7 @@ def arange(*args: Any, **kwargs: Any) -> Any:
     return result if rec is None else _as_tracer(rec, result)
 
 
+@_on_tensors
 def linspace(
     start: Any, stop: Any, num: Any = 50, endpoint: bool = True, retstep: bool = False,
     dtype: Any = None, axis: int = 0,
@@ -126,6 +140,7 @@ def linspace(
     return _functions.linspace(start, stop, num, endpoint, retstep, dtype, axis)
 
 
+@_on_tensors
 def geomspace(start: Any, stop: Any, num: Any = 50, endpoint: bool = True, **kwargs: Any) -> Any:
     """Values of constant ratio between positive ends, which may be traced."""
     if not _is_traced((start, stop)):
@@ -133,6 +148,7 @@ def geomspace(start: Any, stop: Any, num: Any = 50, endpoint: bool = True, **kwa
     return _np.exp(linspace(_np.log(start), _np.log(stop), num, endpoint))
 
 
+@_on_tensors
 def logspace(start: Any, stop: Any, num: Any = 50, endpoint: bool = True, base: Any = 10.0) -> Any:
     """Powers between ends, which may be traced."""
     if not _is_traced((start, stop, base)):
@@ -140,6 +156,7 @@ def logspace(start: Any, stop: Any, num: Any = 50, endpoint: bool = True, base: 
     return _np.power(base, linspace(start, stop, num, endpoint))
 
 
+@_on_tensors
 def array(object: Any, dtype: Any = None, **kwargs: Any) -> Any:
     """An array from nested lists of traced values and numbers."""
     if _is_traced(object):
@@ -150,6 +167,7 @@ def array(object: Any, dtype: Any = None, **kwargs: Any) -> Any:
     return result if rec is None or not numeric else _as_tracer(rec, result)
 
 
+@_on_tensors
 def asarray(a: Any, dtype: Any = None, *args: Any, **kwargs: Any) -> Any:
     """The array itself, or one from nested lists of traced values and numbers."""
     if _is_traced(a):

@@ -21,6 +21,7 @@ from ..recording.tracer import (
 from . import pytorch, short
 from .changes import in_place, in_place_function, with_out
 from .enter import Tensor, enter, plain
+from .grad_mode import local
 
 __all__ = ["COPYING", "UNRECORDED", "install", "recorder_of"]
 
@@ -98,8 +99,12 @@ def _unary(base: Callable, function: Callable) -> Callable:
     return method
 
 
-def _comparison(function: Callable) -> Callable:
+def _comparison(base: Callable, function: Callable) -> Callable:
+    """A truth value; recorded only as a step of a function that is."""
+
     def method(self: Any, other: Any) -> Any:
+        if local.state.inside is not None:
+            return base(self, other)
         if isinstance(other, Tracer) and not isinstance(other, Tensor):
             return NotImplemented  # the body of a staged loop compares its values with a tensor
         return plain(function, (self, other), {}, [])
@@ -129,7 +134,8 @@ _SYMBOLS = {
 
 def _install_operators(shared: type, scalar: type, array: type) -> None:
     for name in ("lt", "le", "gt", "ge", "eq", "ne"):
-        setattr(shared, f"__{name}__", _comparison(getattr(operator, name)))
+        base, function = getattr(Tracer, f"__{name}__"), getattr(operator, name)
+        setattr(shared, f"__{name}__", _comparison(base, function))
     for name, op in ARITHMETIC.items():
         function = getattr(operator, name)
         for prefix, swap in (("", False), ("r", True)):
