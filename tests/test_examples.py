@@ -42,6 +42,7 @@ def test_every_example_is_tested() -> None:
         "lotka_volterra",
         "neural_network",
         "neural_ode",
+        "recurrent_network",
         "rosenbrock",
     } | {"burgers"}
     assert names == here | {"first_lecture"}  # which test_lecture.py runs
@@ -72,6 +73,20 @@ def test_neural_ode(example: Any) -> None:
     assert float(re.search(r"unseen trajectories: ([\d.]+)", printed)[1]) < 0.05
 
 
+def test_recurrent_network(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tqdm.tqdm.monitor_interval", 0)
+    load("recurrent_network").main(steps=2000, iterations=60)
+    printed = capsys.readouterr()
+    stored = float(re.search(r"everything stored: ([\d.]+) MB", printed.out)[1])
+    assert float(re.search(r"with Memory.*: ([\d.]+) MB", printed.out)[1]) < 0.6 * stored
+    error = float(re.search(r"error on unseen values.*: ([\d.]+)%", printed.out)[1])
+    again = float(re.search(r"last value again: ([\d.]+)%", printed.out)[1])
+    assert error < 0.2 * again
+    assert "60/60" in printed.err
+
+
 def test_rosenbrock(example: Any) -> None:
     rows = [line.split() for line in example("rosenbrock").splitlines()]
     errors = {row[0]: float(row[-1]) for row in rows if row[1:2] == ["tapejit"]}
@@ -90,6 +105,7 @@ def test_burgers(
     assert float(distances["recovered"]) < 6.0 < float(distances["observed"])
     rows = re.findall(r"^(\w+) +([\d.]+) MB", printed, re.MULTILINE)
     sizes = {kind: [float(size) for k, size in rows if k == kind] for kind, _ in rows}
+    assert sizes.keys() >= {"StoreAll", "Uniform", "Revolve", "Online", "TwoLevel", "Memory"}
     assert max(max(sizes[kind]) for kind in sizes if kind != "StoreAll") <= sizes["StoreAll"][0]
     assert (tmp_path / "burgers.png").stat().st_size > 10_000
 
