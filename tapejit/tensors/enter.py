@@ -16,7 +16,9 @@ from ..errors import TraceError
 from ..recording.recorder import where_am_i
 from ..recording.tracer import ArrayTracer, Cell, Tracer
 from .grad_mode import local
+from .notes import counted, take
 from .pieces import NOWHERE, Piece, piece_for
+from .scripts import Follower, first_piece
 
 __all__ = ["Tensor", "enter", "plain", "unwrapped", "wrap"]
 
@@ -115,7 +117,16 @@ def enter(
         return _inside(local.state.inside, ours, args, kwargs)
     if not local.state.enabled or not requires_grad(found):
         return plain(theirs, args, kwargs, found)
-    piece = piece_for(local.state, found)
+    here = local.state
+    begun = first_piece(here, found)
+    if type(begun) is Follower:
+        result = begun.called(theirs, args, kwargs)
+        if result is not None:
+            return result
+    piece = piece_for(here, found)
+    begun = piece.begun
+    before = None if begun is None or begun in here.scripts else counted(piece)
+    given = args, kwargs
     mirrors: list[tuple[Tensor, Tensor, int]] = []
 
     def localised(tensor: Tensor) -> Any:
@@ -123,15 +134,18 @@ def enter(
 
     args = tuple([_mapped(arg, localised) for arg in args])
     kwargs = {name: _mapped(value, localised) for name, value in kwargs.items()}
-    local.state.inside = piece
+    here.inside = piece
     try:
         result = ours(*args, **kwargs)
     finally:
-        local.state.inside = None
+        here.inside = None
     for tensor, mirror, buffer in mirrors:
         if mirror.cell.buffer != buffer:
             adopt(tensor, mirror.cell, piece)
-    return finished(result, mirrors)
+    result = finished(result, mirrors)
+    if before is not None:
+        take(piece, before, theirs, *given, result)
+    return result
 
 
 Tensor.enter = staticmethod(enter)

@@ -174,10 +174,10 @@ def _install_methods(shared: type, array: type) -> None:
 
 
 def _bound(ours: Callable, caller: Callable, name: str) -> Callable:
-    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        def theirs(value: Any, *args: Any, **kwargs: Any) -> Any:
-            return getattr(value, name)(*args, **kwargs)
+    def theirs(value: Any, *args: Any, **kwargs: Any) -> Any:
+        return getattr(value, name)(*args, **kwargs)
 
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         if kwargs:
             kwargs = pytorch.renamed(kwargs)
         return with_out(ours, theirs, (self, *args), kwargs)

@@ -120,10 +120,12 @@ MAX_CALLS = 1 << 16
 
 
 def numbered(key: tuple, call: Call) -> tuple[int, Call]:
-    """A call with a number of its own, to be found again by ``key``."""
+    """A call with a number of its own, to be found again by ``key``: a shorter way to say it."""
     if len(_call_numbers) > MAX_CALLS:
         _call_numbers.clear()
-    return _call_numbers.setdefault(key, (next(_new_numbers), call))
+    whole = (call.op, call.operands, call.result, call.params)
+    entry = _call_numbers.setdefault(whole, (next(_new_numbers), call))
+    return _call_numbers.setdefault(key, entry)
 
 
 class _Seldom:
@@ -172,6 +174,8 @@ class Piece(Recorder):
     reads: frozenset[Piece] = frozenset()
     #: The place of the program where it began, if that is known.
     begun: tuple | None = None
+    #: What functions recorded (see :mod:`tapejit.tensors.notes`), by their first row.
+    notes: dict[int, Any] | None = None
     #: Masks of the rows that a backward freed.
     freed: Sequence[np.ndarray] = ()
     #: Results whose gradients somebody looks at, by element, or -1 minus buffer.

@@ -11,7 +11,9 @@ for rows, the follower becomes the piece that it stands for, and nobody can tell
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
+from threading import get_ident
 from typing import Any
 
 import numpy as np
@@ -19,13 +21,15 @@ import numpy as np
 from ..config import settings
 from ..interpreters.layout import CALL
 from ..ops.table import OPS, Elementwise
-from ..recording.recorder import ALIGNMENT
+from ..recording.recorder import ALIGNMENT, user_frame
+from ..recording.tracer import Tracer
 from ..tape import SCALAR, Call, View
 from .grad_mode import State
 from .memory import memory_of
+from .notes import Note, Unknown, keywords, static
 from .pieces import CALL_SIZE, LEAF, NOWHERE, Piece, Source, next_number
 
-__all__ = ["NUMBER", "SUM", "Follower", "Script", "follow", "write"]
+__all__ = ["FUNCTION", "NUMBER", "SUM", "Follower", "Script", "begin", "first_piece", "write"]
 
 _dtype = np.dtype(np.float64)
 _ELEMENTWISE: dict[int, Elementwise] = {op.code: op for op in OPS.values()}
@@ -52,13 +56,17 @@ class SUM:
         return _add(value) if value.ndim == 1 else _add(value, None)
 
 
+#: Stands for a function of which a note was taken, which is the step's ``a``.
+FUNCTION: Any = "function"
+
+
 class Step:
     """An operation that a script expects.
 
     Attributes
     ----------
     op
-        The elementwise operation, ``SUM``, or ``None`` after the last one.
+        The elementwise operation, ``SUM``, ``FUNCTION``, or ``None`` after the last one.
     a, b
         Its operands: the view of an array (which the tensors of a follower share), the element of a
         scalar, ``NUMBER``, or ``None``.
@@ -128,13 +136,23 @@ def write(piece: Piece, element: int, plan: Any) -> None:
     scripts[piece.begun] = _written(piece, element, plan)
 
 
+#: What pieces have that were written in place, or shared.
+_UNEXPECTED = frozenset(
+    ("_copies", "_captures", "captured", "cells", "_element_writes", "_region_writes",
+     "_dynamic_writes", "constants", "array_constants")
+)  # fmt: skip
+
+
 def _written(piece: Piece, element: int, plan: Any) -> Script | None:
     """The script of a piece; None where it has rows that scripts do not expect."""
-    if piece.has_more or piece.reads:
+    if piece.reads or (piece.has_more and not _UNEXPECTED.isdisjoint(vars(piece))):
         return None
     script = Script(piece, element, plan)
-    writer = _Writer(script)
-    if not all(writer.add(row) for row in range(len(script.codes))):
+    writer = _Writer(script, piece.notes or {})
+    row: int | None = 0
+    while row is not None and row < len(script.codes):
+        row = writer.add(row)
+    if row is None:
         return None
     at_end = (
         writer.scalars == piece.n_scalars
@@ -147,28 +165,61 @@ def _written(piece: Piece, element: int, plan: Any) -> Script | None:
 class _Writer:
     """Makes the steps of a script, counting what the piece had before each."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, notes: dict[int, Note]) -> None:
         self.script = script
+        self.notes = notes
         self.scalars = self.numbers = self.results = 0
         self.inputs = [place for place in script.places if type(place) is View]
         #: The view that tensors have in each buffer.
         self.views = {view.buffer: view for view in self.inputs}
 
-    def add(self, row: int) -> bool:
-        """The step of a row; whether there is one."""
+    def add(self, row: int) -> int | None:
+        """The step that begins with a row; the row after it, None if there is no such step."""
         script = self.script
         step = script.last
-        at = bisect.bisect_left(script.rows, row)
-        entered = script.places[at : bisect.bisect_right(script.rows, row)]
-        self.scalars += sum(type(place) is int for place in entered)
-        word, out, a, b, _ = script.code[5 * row : 5 * row + 5]
-        if word == CALL:
-            if not self._call(step, script.calls[out]):
-                return False
-        elif not self._scalar_row(step, _ELEMENTWISE.get(word), (a, b), out):
-            return False
+        after = row + 1
+        note = self.notes.get(row)
+        if note is not None:
+            after = note.after.rows
+            if not self._noted(step, note):
+                return None
+        else:
+            at = bisect.bisect_left(script.rows, row)
+            entered = script.places[at : bisect.bisect_right(script.rows, row)]
+            self.scalars += sum(type(place) is int for place in entered)
+            word, out, a, b, _ = script.code[5 * row : 5 * row + 5]
+            if word == CALL:
+                if not self._call(step, script.calls[out]):
+                    return None
+            elif not self._scalar_row(step, _ELEMENTWISE.get(word), (a, b), out):
+                return None
         step.code, step.lasti = script.codes[row], script.offsets[row]
-        step.next = script.last = Step(row + 1, self.results, self.scalars)
+        step.next = script.last = Step(after, self.results, self.scalars)
+        return after
+
+    def _noted(self, step: Step, note: Note) -> bool:
+        """A function of which a note was taken."""
+        before, after, result = note.before, note.after, note.result
+        places = self.script.places
+        arrays = sum(type(place) is View for place in places[: before.inputs])
+        here = (self.scalars, self.results + arrays, self.numbers)
+        if here != (before.scalars, before.buffers, before.numbers):
+            return False
+        operands = []
+        for kind, place in note.operands:
+            if kind is Tracer and type(place) is View:
+                known = self.views.get(place.buffer)
+                if known != place:
+                    return False
+                operands.append((kind, known))
+            else:
+                operands.append((kind, place))
+        step.op, step.a, step.result = FUNCTION, note._replace(operands=tuple(operands)), result
+        if type(result) is View:
+            self.views[result.buffer] = result
+        arrays = sum(type(place) is View for place in places[: after.inputs])
+        self.scalars, self.numbers = after.scalars, after.numbers
+        self.results = after.buffers - arrays
         return True
 
     def _call(self, step: Step, call: Call) -> bool:
@@ -282,6 +333,88 @@ class Follower(Piece):
             return x.element
         return self._enter("leaf", None, id(x), (x.value, x, None, 0)) if x.rec is LEAF else None
 
+    def called(self, theirs: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
+        """The result of a function if it is the one that the script expects.
+
+        None, and this is the piece that it stands for, if it is not.
+        """
+        step = self.next
+        if step.op is FUNCTION and self.home.ident == get_ident():
+            note = step.a
+            frame = user_frame(2)
+            if (
+                note.theirs is theirs and step.code is frame.f_code
+                and step.lasti == frame.f_lasti and len(args) == len(note.operands)
+            ):  # fmt: skip
+                arrays: list[np.ndarray] = []
+                given = self._given(note, args, kwargs, arrays)
+                if given is not None:
+                    return self._computed(step, theirs(*given, **kwargs), arrays)
+        self.leave()
+        return None
+
+    def _given(
+        self, note: Note, args: tuple, kwargs: dict[str, Any], arrays: list[np.ndarray]
+    ) -> list[Any] | None:
+        """Plain operands, if they are the expected ones; copies of arrays go to ``arrays``."""
+        given: list[Any] = []
+        try:
+            for arg, (kind, expected) in zip(args, note.operands, strict=True):
+                if kind is Tracer:
+                    if not isinstance(arg, Tracer):
+                        return None
+                    is_own = type(arg) is self.array_type and arg._piece is self
+                    place = arg._place if is_own else self.place(arg)
+                    if place is not expected and place != expected:
+                        return None
+                    given.append(arg.value)
+                elif kind is np.ndarray:
+                    if (
+                        type(arg) is not kind
+                        or arg.shape != expected
+                        or arg.dtype.kind not in "fiu"
+                    ):
+                        return None
+                    arrays.append(np.array(arg, np.float64, order="C"))
+                    given.append(arrays[-1])
+                elif static(arg) != expected:
+                    return None
+                else:
+                    given.append(arg)
+            if (kwargs or note.kwargs) and keywords(kwargs) != note.kwargs:
+                return None
+        except Unknown:
+            return None
+        return given
+
+    def _computed(self, step: Step, value: Any, arrays: list[np.ndarray]) -> Any:
+        """The result of a function, whose value is known."""
+        place = step.result
+        if type(place) is View:
+            if type(value) is not np.ndarray or value.shape != place.shape:
+                self.leave()
+                return None
+            if value.base is not None or not value.flags.c_contiguous:
+                value = np.array(value, order="C")
+        self.entered += [(array, None, None, 0) for array in arrays]
+        self.constant_values += step.a.numbers
+        return self.computed(step, value)
+
+    def computed(self, step: Step, value: Any) -> Any:
+        """The result of a step."""
+        self.next = step.next
+        place = step.result
+        if type(place) is int:
+            result = _new(self.scalar_type)
+            result.rec, result.value, result.element, result.version = self, value, place, 0
+            return result
+        result = _new(self.array_type)
+        result.value = value
+        result._piece = self
+        result._cell = None
+        result._place = place
+        return result
+
     def _enter(self, kind: str, shape: Any, key: int, entry: tuple) -> Any:
         """An input, if the script expects it here."""
         script, at = self.script, len(self.entered)
@@ -298,7 +431,10 @@ class Follower(Piece):
         """The values of the inputs; None where one was changed since it entered."""
         values = []
         for value, leaf, memory, version in self.entered:
-            if memory.version != version if memory is not None else leaf.value is not value:
+            if memory is not None:
+                if memory.version != version:
+                    return None
+            elif leaf is not None and leaf.value is not value:
                 return None
             values.append(value)
         return values
@@ -374,7 +510,32 @@ def follow(state: State, script: Script) -> Follower:
     return piece
 
 
-_new = Follower.__new__
+def begin(state: State, frame: Any) -> Piece:
+    """The piece of the first operation on leaves: it follows the script that begins there."""
+    begun = (id(frame.f_code), frame.f_lasti)  # not the hash of the code, which takes long
+    script = state.scripts.get(begun)
+    if script is not None and script.is_current():
+        piece: Piece = follow(state, script)
+    else:
+        piece = Piece(state)
+        piece.begun = begun
+    state.root = weakref.ref(piece)
+    return piece
+
+
+def first_piece(state: State, tensors: Sequence[Any]) -> Piece | None:
+    """The follower that one of these tensors is of; of leaves, the piece that takes them."""
+    for tensor in tensors:
+        piece = tensor.rec
+        if piece.level == -1:
+            return piece if type(piece) is Follower else None
+    root = state.root()
+    if root is None or root.spent or (type(root) is Piece and not root.is_open):
+        return begin(state, user_frame(3))
+    return root
+
+
+_new = object.__new__
 #: What follows when nothing does.
 _END = Step(0, 0, 0)
 _NONE: Any = ()

@@ -9,7 +9,6 @@ is not even recorded.
 from __future__ import annotations
 
 import sys
-import weakref
 from threading import get_ident
 from typing import Any
 
@@ -21,7 +20,7 @@ from ..recording.tracer import current_element
 from ..tape import ARRAY, SCALAR, Buffer, Call, View, row_major
 from .grad_mode import local
 from .pieces import CALL_SIZE, LEAF, NOWHERE, Piece, _call_numbers, numbered
-from .scripts import NUMBER, SUM, Follower, follow
+from .scripts import FUNCTION, NUMBER, SUM, Follower, begin
 
 __all__ = ["UFUNCS", "binary", "element", "install", "scalars", "total", "unary"]
 
@@ -29,7 +28,6 @@ _float64 = np.float64
 _dtype = np.dtype(np.float64)
 _getframe = sys._getframe
 _tuple = tuple.__new__
-_ref = weakref.ref
 _known_call = _call_numbers.get
 #: Elements after which a piece takes no more arrays.
 _MOST = ARRAY // 2
@@ -58,22 +56,14 @@ def _root(depth: int) -> Any:
         or piece.spent
         or (piece.n_scalars >= piece.limit and type(piece) is not Follower)
     ):
-        frame = _getframe(depth)
-        begun = (id(frame.f_code), frame.f_lasti)  # not its hash, which takes long
-        script = here.scripts.get(begun)
-        if script is not None and script.is_current():
-            piece = follow(here, script)
-        else:
-            piece = Piece(here)
-            piece.begun = begun
-        here.root = _ref(piece)
+        return begin(here, _getframe(depth))
     return piece
 
 
 def _follow(piece: Follower, op: Any, x: Any, y: Any, depth: int) -> Any:
     """The result of an operation, if it is the one that the script expects.
 
-    None, and the follower is the piece that it stands for, if it is not.
+    None if it is not: the general way finds a piece, or a function that the script expects.
     """
     step = piece.next
     if step.op is op and piece.home.ident == get_ident():
@@ -83,12 +73,13 @@ def _follow(piece: Follower, op: Any, x: Any, y: Any, depth: int) -> Any:
             place = x._place if is_own else piece.place(x)
             if place is step.a or place == step.a:
                 if y is None:
-                    return _followed(piece, step, op.reference(x.value))
+                    return piece.computed(step, op.reference(x.value))
                 is_own = type(y) is _Array and y._piece is piece
                 place = y._place if is_own else piece.place(y)
                 if place is step.b or place == step.b:
-                    return _followed(piece, step, _value(piece, step, x, y))
-    piece.leave()
+                    return piece.computed(step, _value(piece, step, x, y))
+    if step.op is not FUNCTION:
+        piece.leave()
     return None
 
 
@@ -103,25 +94,6 @@ def _value(piece: Follower, step: Any, x: Any, y: Any) -> Any:
     else:
         value = step.op.reference(x.value, y.value)
     return value
-
-
-def _followed(piece: Follower, step: Any, value: Any) -> Any:
-    """The result of a step."""
-    piece.next = step.next
-    place = step.result
-    if type(place) is int:
-        result = _new_scalar(_Scalar)
-        result.rec = piece
-        result.value = value
-        result.element = place
-        result.version = 0
-        return result
-    result = _new_array(_Array)
-    result.value = value
-    result._piece = piece
-    result._cell = None
-    result._place = place
-    return result
 
 
 def _where(x: Any) -> tuple[Any, int]:
@@ -204,18 +176,14 @@ def unary(op: Elementwise, x: Any, depth: int = 3) -> Any:
     if type(x) is not _Array:
         return None
     if type(x._piece) is Follower:
-        result = _follow(x._piece, op, x, None, depth)
-        if result is not None:
-            return result
+        return _follow(x._piece, op, x, None, depth)
     piece, place = _where(x)
     if piece is LEAF:
         piece = _root(depth)
         if piece is None:
             return None
         if type(piece) is Follower:
-            result = _follow(piece, op, x, None, depth)
-            if result is not None:
-                return result
+            return _follow(piece, op, x, None, depth)
         place = _array(piece, x, LEAF)
     if place < 0 or not _takes(piece):
         return None
@@ -228,9 +196,7 @@ def binary(op: Elementwise, x: Any, y: Any, depth: int = 3) -> Any:
     if type(first) is not _Array:
         return None
     if type(first._piece) is Follower:
-        result = _follow(first._piece, op, x, y, depth)
-        if result is not None:
-            return result
+        return _follow(first._piece, op, x, y, depth)
     rec, a = _where(first)
     value = first.value
     both = type(second) is _Array
@@ -254,9 +220,7 @@ def binary(op: Elementwise, x: Any, y: Any, depth: int = 3) -> Any:
     else:
         return None
     if type(piece) is Follower:
-        result = _follow(piece, op, x, y, depth)
-        if result is not None:
-            return result
+        return _follow(piece, op, x, y, depth)
     if not _takes(piece):
         return None
     if rec is not piece:
@@ -293,18 +257,14 @@ def total(x: Any, depth: int = 2) -> Any:
     if type(x) is not _Array:
         return None
     if type(x._piece) is Follower:
-        result = _follow(x._piece, SUM, x, None, depth + 1)
-        if result is not None:
-            return result
+        return _follow(x._piece, SUM, x, None, depth + 1)
     piece, place = _where(x)
     if piece is LEAF:
         piece = _root(depth)
         if piece is None:
             return None
         if type(piece) is Follower:
-            result = _follow(piece, SUM, x, None, depth + 1)
-            if result is not None:
-                return result
+            return _follow(piece, SUM, x, None, depth + 1)
         place = _array(piece, x, LEAF)
     if place < 0 or not _takes(piece):
         return None
@@ -363,9 +323,7 @@ def scalars(op: Elementwise, x: Any, y: Any, depth: int = 3) -> Any:
     """An elementwise operation on scalars of which one piece reads the other's, and on leaves."""
     follower = _follower(x, y, depth)
     if follower is not None:
-        result = _follow(follower, op, x, y, depth + 1)
-        if result is not None:
-            return result
+        return _follow(follower, op, x, y, depth + 1)
     if type(x) is not _Scalar or type(y) is not _Scalar:
         if type(y) is _Scalar and (type(x) is float or type(x) is int or type(x) is _float64):
             first, second = y, x

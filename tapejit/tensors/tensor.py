@@ -171,7 +171,8 @@ class _Shared(Tensor):
 
         if method == "at":
             return in_place_function(ours, getattr(ufunc, method), inputs, kwargs, "ufunc.at")
-        return with_out(ours, getattr(ufunc, method), inputs, kwargs)
+        theirs = ufunc if method == "__call__" else getattr(ufunc, method)
+        return with_out(ours, theirs, inputs, kwargs)
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         if func is _sum and not kwargs and len(args) == 1:
