@@ -14,6 +14,7 @@ from hypothesis import given, settings
 import tapejit as tj
 from tapejit.config import settings as tapejit_settings
 from tapejit.errors import TraceError
+from tapejit.tensors.enter import enter
 from tapejit.tensors.grad_mode import local
 from tapejit.tensors.pieces import Piece
 from tapejit.tensors.scripts import MOST_CREDIT, PATIENCE, Follower
@@ -388,11 +389,151 @@ def test_a_follower_is_freed_with_its_last_tensor():
         gc.enable()
 
 
+# --- functions ------------------------------------------------------------------------------------
+
+
+def regression(w, x, y, power=2):
+    return np.mean((x @ w - y) ** power)
+
+
+def test_functions_are_followed():
+    rng = np.random.default_rng(0)
+    x, y, w = rng.normal(size=(7, 2)), rng.normal(size=7), rng.normal(size=2)
+    tw = tj.tensor(w, requires_grad=True)
+    expected = tj.grad(regression)(w, x, y)
+    for data in ((tj.tensor(x), tj.tensor(y)), (x, y)):  # tensors, and NumPy's arrays
+        for k in range(5):
+            tw.grad = None
+            loss = regression(tw, *data)
+            assert loss.item() == regression(w, x, y)
+            assert type(loss.rec) is (Follower if k > 1 else Piece)
+            loss.backward()
+            np.testing.assert_allclose(tw.grad.numpy(), expected, rtol=1e-13)
+        local.state.scripts.clear()
+
+
+def test_arrays_are_those_of_this_iteration():
+    rng = np.random.default_rng(0)
+    w = tj.tensor(rng.normal(size=2), requires_grad=True)
+    for _ in range(6):
+        x, y = rng.normal(size=(7, 2)), rng.normal(size=7)
+        w.grad = None
+        loss = regression(w, x, y)
+        kept = x.copy()
+        x[:] = 0.0  # what entered is a copy
+        loss.backward()
+        expected = tj.grad(regression)(w.detach().numpy(), kept, y)
+        np.testing.assert_allclose(w.grad.numpy(), expected, rtol=1e-13)
+    assert type(loss.rec) is Follower
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda w, x, y: regression(w, x, y, 3),
+        lambda w, x, y: regression(w, x, y, 2.0),
+        lambda w, x, y: regression(w, x[:5], y[:5]),
+        lambda w, x, y: regression(w, x.astype(np.float32), y),
+        lambda w, x, y: regression(w, x, tj.tensor(y)),
+        lambda w, x, y: regression(w, x, y[0]),
+        lambda w, x, y: regression(w, x, x[:, 0] * w[0]),
+        lambda w, x, y: regression(w * 2.0, x, y),
+    ],
+)
+def test_functions_of_other_operands_are_recorded(other):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(7, 2)), rng.normal(size=7)
+    w = leaf(0.5, -1.5)
+    learnt(lambda w: regression(w, x, y), w)
+    for f in (lambda w: other(w, x, y), lambda w: regression(w, x, y)) * 3:
+        w.grad = None
+        f(w).backward()
+        plain = np.array([0.5, -1.5])
+        steps = 1e-6 * np.eye(2)
+        differences = [(f(plain + h) - f(plain - h)) / 2e-6 for h in steps]
+        got = [np.asarray(getattr(d, "value", d)) for d in differences]
+        np.testing.assert_allclose(w.grad.numpy(), got, rtol=1e-5, atol=1e-8)
+
+
+def test_keywords_are_compared():
+    x = tj.tensor(np.arange(6.0).reshape(2, 3) ** 2, requires_grad=True)
+
+    def f(x, **kwargs):
+        return np.sum(np.var(x, **kwargs) * 2.0)
+
+    learnt(lambda x: f(x, axis=0), x)
+    for kwargs in ({"axis": 0}, {"axis": 1}, {"axis": 0, "ddof": 1}, {"axis": 0}, {}):
+        x.grad = None
+        f(x, **kwargs).backward()
+        expected = tj.grad(lambda x, k=kwargs: f(x, **k))(x.detach().numpy())
+        np.testing.assert_allclose(x.grad.numpy(), expected, rtol=1e-13)
+
+
+def test_views_and_writes_are_not_followed_but_right():
+    x = leaf(1.0, 2.0, 3.0)
+
+    def f(x, k):
+        y = np.tanh(x) * 1.0
+        y[k] = 2.0 * x[0]
+        return np.sum(y.reshape(3, 1).T @ x)
+
+    for k in (0, 0, 0, 1, 2, 0):
+        x.grad = None
+        f(x, k).backward()
+        expected = tj.grad(lambda x, k=k: f(x, k))(x.detach().numpy())
+        np.testing.assert_allclose(x.grad.numpy(), expected, rtol=1e-13)
+    assert not any(local.state.scripts.values())
+
+
+def test_functions_whose_rows_depend_on_values_are_not_followed():
+    source = """
+def ours(x):
+    s = np.mean(x)
+    return s * 4.0 if s > 0.0 else s * -6.0
+
+def branching(x):
+    return enter(ours, numpys, (x,), {})
+
+def numpys(x):
+    return ours(x)
+"""
+    names = {"np": np, "enter": enter, "__name__": "numpy"}  # as if it were one of NumPy's
+    exec(compile(source, tj.__file__, "exec"), names)
+    for sign in (1.0, 1.0, 1.0, -1.0, 1.0, -1.0):
+        x = leaf(sign, 2.0 * sign)
+        names["branching"](np.exp(x) * 0.0 + x).backward()
+        assert x.grad.tolist() == ([2.0] * 2 if sign > 0 else [-3.0] * 2)
+    assert not any(local.state.scripts.values())
+
+
 # --- any program ----------------------------------------------------------------------------------
 
+MATRIX = np.random.default_rng(0).normal(size=(3, 3))
 OPERATIONS = st.lists(
     st.tuples(
-        st.sampled_from(["sin", "mul", "add", "scale", "sum", "element", "scalars", "exp", "mean"]),
+        st.sampled_from(
+            [
+                "sin",
+                "mul",
+                "add",
+                "scale",
+                "sum",
+                "element",
+                "scalars",
+                "exp",
+                "mean",
+                "matmul",
+                "square",
+                "dot",
+                "where",
+                "stretch",
+                "max",
+                "reshape",
+                "norm",
+                "array",
+                "var",
+            ]
+        ),
         st.integers(0, 5),
         st.integers(0, 5),
     ),
@@ -421,6 +562,26 @@ def run(program, x, y, numbers):
             scalars.append(np.sum(a))
         elif name == "mean":
             scalars.append(np.mean(a))
+        elif name == "matmul":
+            arrays.append(np.tanh(MATRIX @ a))
+        elif name == "square":
+            arrays.append(a**2)
+        elif name == "dot":
+            scalars.append(np.dot(a, b))
+        elif name == "where":
+            arrays.append(np.where(MATRIX[j % 3] > 0.0, a, b))
+        elif name == "stretch":
+            arrays.append(np.sum(np.multiply(a, np.reshape(b, (3, 1))), axis=j % 2))
+        elif name == "max":
+            scalars.append(np.max(np.maximum(a, b)))
+        elif name == "reshape":
+            arrays.append(a.reshape(3, 1)[:, 0] * 2.0)
+        elif name == "norm":
+            scalars.append(np.linalg.norm(a + 2.0))
+        elif name == "array":
+            arrays.append(np.add(MATRIX[i % 3], a))
+        elif name == "var":
+            scalars.append(b.var())
         elif name == "element":
             scalars.append(y[j % 3] * number)
         else:

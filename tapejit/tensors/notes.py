@@ -116,7 +116,7 @@ def _noted(
     entered = [source.row for source in piece.sources[before.inputs :]]
     if not known or not words or not _GUARDS.isdisjoint(words):
         raise Unknown
-    if any(row != before.rows for row in entered):
+    if piece.looked or any(row != before.rows for row in entered):
         raise Unknown
     arrays = iter([
         source.value for source in piece.sources[before.inputs :]

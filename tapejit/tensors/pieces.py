@@ -176,6 +176,8 @@ class Piece(Recorder):
     begun: tuple | None = None
     #: What functions recorded (see :mod:`tapejit.tensors.notes`), by their first row.
     notes: dict[int, Any] | None = None
+    #: Whether values, not shapes alone, decided what a function recorded.
+    looked = False
     #: Masks of the rows that a backward freed.
     freed: Sequence[np.ndarray] = ()
     #: Results whose gradients somebody looks at, by element, or -1 minus buffer.

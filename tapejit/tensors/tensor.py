@@ -389,14 +389,17 @@ class _Shared(Tensor):
         return complex(self.value)
 
     def __bool__(self) -> bool:
+        _look()
         return bool(self.value)
 
     def __int__(self) -> int:
+        _look()
         return int(self.value)
 
     __trunc__ = __int__
 
     def __index__(self) -> int:
+        _look()
         return operator.index(self.value)
 
     def __round__(self, digits: int | None = None) -> Any:
@@ -632,6 +635,13 @@ def wrap_item(array: Any, item: Any) -> Any:
     if type(item) is np.ndarray:
         return wrap(item, (array,))
     return new_scalar(item)
+
+
+def _look() -> None:
+    """A value decides something: what a function records, if one is being recorded."""
+    piece = local.state.inside
+    if piece is not None:
+        piece.looked = True
 
 
 def _method(self: Any, ours: Callable, theirs: Callable, *args: Any) -> Any:
