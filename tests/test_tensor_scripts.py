@@ -15,9 +15,10 @@ import tapejit as tj
 from tapejit.config import settings as tapejit_settings
 from tapejit.errors import TraceError
 from tapejit.tensors.enter import enter
+from tapejit.tensors.followers import Follower
 from tapejit.tensors.grad_mode import local
 from tapejit.tensors.pieces import Piece
-from tapejit.tensors.scripts import MOST_CREDIT, PATIENCE, Follower
+from tapejit.tensors.scripts import MOST_CREDIT, PATIENCE
 
 
 @pytest.fixture(autouse=True)

@@ -14,11 +14,12 @@ from ..recording.tracer import current_element
 from ..tape import ARRAY, Tape
 from .enter import Tensor, new_data
 from .extract import extract
+from .followers import Follower
 from .grad_mode import set_grad_enabled
 from .hooks import apply_hooks, is_retained, stages
 from .pieces import Piece
 from .plans import LONG, Plan, keep_quick, pieces_of, plan_for, quick_plan
-from .scripts import Follower, write
+from .scripts import write
 from .sweeps import added, check_freed, finish, freed, fresh, located
 from .values import check_sources
 

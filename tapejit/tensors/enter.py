@@ -15,10 +15,10 @@ import numpy as np
 from ..errors import TraceError
 from ..recording.recorder import where_am_i
 from ..recording.tracer import ArrayTracer, Cell, Tracer
+from .followers import Follower, first_piece, follower_among
 from .grad_mode import local
 from .notes import counted, take
 from .pieces import NOWHERE, Piece, piece_for
-from .scripts import Follower, first_piece
 
 __all__ = ["Tensor", "enter", "plain", "unwrapped", "wrap"]
 
@@ -107,17 +107,22 @@ def enter(
     theirs
         What computes it of plain values, where nothing is recorded.
     """
+    here = local.state
+    follower = follower_among(args)
+    if follower is not None and here.inside is None and here.ident:
+        result = follower.called(theirs, args, kwargs)
+        if result is not None:
+            return result
     try:
         found = tensors_in(args, [])
         if kwargs:
             tensors_in(kwargs.values(), found)
     except Meeting as meeting:
         return _in_recording(meeting.traced.rec, ours, args, kwargs)
-    if local.state.inside is not None:
-        return _inside(local.state.inside, ours, args, kwargs)
-    if not local.state.enabled or not requires_grad(found):
+    if here.inside is not None:
+        return _inside(here.inside, ours, args, kwargs)
+    if not here.enabled or not requires_grad(found):
         return plain(theirs, args, kwargs, found)
-    here = local.state
     begun = first_piece(here, found)
     if type(begun) is Follower:
         result = begun.called(theirs, args, kwargs)

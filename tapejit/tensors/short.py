@@ -2,7 +2,7 @@
 
 Each records what the general way (:mod:`tapejit.tensors.enter`) would, with fewer steps, and
 returns ``None`` where it does not apply: other dtypes, views, broadcasting, several pieces,
-``no_grad``, the inside of a NumPy function.  What a script expects (:mod:`tapejit.tensors.scripts`)
+``no_grad``, the inside of a NumPy function.  What a script expects (:mod:`tapejit.tensors.followers`)
 is not even recorded.
 """
 
@@ -18,9 +18,10 @@ from ..interpreters.layout import CALL
 from ..ops.table import OPS, Elementwise
 from ..recording.tracer import current_element
 from ..tape import ARRAY, SCALAR, Buffer, Call, View, row_major
+from .followers import Follower, begin
 from .grad_mode import local
 from .pieces import CALL_SIZE, LEAF, NOWHERE, Piece, _call_numbers, numbered
-from .scripts import FUNCTION, NUMBER, SUM, Follower, begin
+from .scripts import FUNCTION, NUMBER, SUM
 
 __all__ = ["UFUNCS", "binary", "element", "install", "scalars", "total", "unary"]
 
