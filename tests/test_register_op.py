@@ -1,6 +1,5 @@
 """register_op: users' kernels on the tape, eagerly, of every order; bad kernels."""
 
-import os
 import subprocess
 import sys
 import textwrap
@@ -273,13 +272,11 @@ def test_a_second_process_loads_what_the_first_compiled(tmp_path):
         print(tj.grad(lambda x: np.sum(op(x)))(np.array([1.0, 2.0])), cache_stats().compiled)
         """)
     )
-    environment = {**os.environ, "TAPEJIT_CACHE_DIR": str(tmp_path / "cache")}
     runs = [
         subprocess.run(
             [sys.executable, str(script)],
             capture_output=True,
             text=True,
-            env=environment,
             check=True,
         ).stdout
         for _ in range(2)
