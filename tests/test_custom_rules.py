@@ -458,6 +458,59 @@ def test_a_wrong_forward_rule():
         tj.grad(lambda x: np.sum(f(lambda p, t: (np.sin(p[0]), t[0] ** 2))(x)))(X)
 
 
+def test_a_forward_rule_of_another_structure():
+    @tj.custom_jvp
+    def f(x):
+        return {"a": np.sin(x), "b": x}
+
+    f.defjvp(lambda p, t: (f.function(*p), [t[0], t[0]]))
+    with pytest.raises(tj.RuleError, match=r"test_custom_rules.*`.*f`: the tangent has the struct"):
+        tj.jvp(lambda x: f(x)["a"], (X,), (X,))
+
+
+def test_rules_that_are_no_functions():
+    with pytest.raises(TypeError, match="defvjp expects functions, got NoneType"):
+        tj.custom_vjp(np.sin).defvjp(np.sin, None)
+    with pytest.raises(TypeError, match="defjvp expects a function, got float"):
+        tj.custom_jvp(np.sin).defjvp(2.0)
+    assert repr(tj.custom_jvp(np.sin)) == "<custom_jvp sin>"
+
+
+def test_defjvps_counts_arguments():
+    f = tj.custom_jvp(lambda x, y: x * y)
+    f.defjvps(lambda t, out, x, y: t * y)
+    with pytest.raises(tj.RuleError, match=r"test_custom_rules.*has 1 rules, the call 2 argum"):
+        tj.grad(f)(1.0, 2.0)
+    g = tj.custom_jvp(lambda x, n: x**n, nondiff_argnums=(1,))
+    with pytest.raises(tj.RuleError, match="defjvps cannot be used with nondiff_argnums"):
+        g.defjvps(None, None)
+
+
+def test_arguments_by_position():
+    @tj.custom_jvp
+    def f(x, *, scale):
+        return x * scale
+
+    f.defjvp(lambda p, t: (p[0], t[0]))
+    with pytest.raises(tj.RuleError, match=r"test_custom_rules.*keyword-only arguments \(scale\)"):
+        tj.grad(lambda x: f(x, scale=2.0))(1.0)
+    g = tj.custom_jvp(lambda x: x, nondiff_argnums=(1,))
+    g.defjvp(lambda p, t: (p[0], t[0]))
+    with pytest.raises(tj.RuleError, match=r"nondiff_argnums names argument 1, but the call has 1"):
+        tj.grad(g)(1.0)
+
+
+@pytest.mark.parametrize("kind", [tj.custom_vjp, tj.custom_jvp])
+def test_a_result_without_numbers(kind):
+    """Where a function returns nothing to differentiate, no rule is asked."""
+    f = kind(lambda x: "done")
+    if kind is tj.custom_vjp:
+        f.defvjp(lambda x: ("done", None), lambda residuals, g: (x for x in ()))
+    else:
+        f.defjvp(lambda p, t: 1 / 0)
+    assert tj.grad(lambda x: x * 2.0 if f(x) == "done" else x)(1.0) == 2.0
+
+
 def test_check_accepts_what_is_right():
     right = with_bwd(lambda r, g: (g * np.cos(r[0]) * r[1], g * np.sin(r[0])), check=True)
     assert_allclose(tj.grad(right)(X), 2.0 * np.sin(X) + 2.0 * X * np.cos(X))

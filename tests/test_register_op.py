@@ -361,6 +361,16 @@ def positive_root_reverse(g, x, out, dx):
         dx[i] = 0.5 * g[i] / out[i]
 
 
+def test_a_wrong_forward_rule_is_named():
+    op = tj.register_op("wrong", mean, jvp=lambda tangents, out, x, w: np.stack([out, out]))
+    with pytest.raises(
+        tj.RuleError, match=r"jvp of `wrong`: the tangent has shape \(2.*result has"
+    ):
+        tj.jvp(loss_of(op), (X, W), (X, W))
+    with pytest.raises(tj.RuleError, match="reverse must be a Python function for Numba"):
+        tj.register_op("wrong", mean, reverse=np.sin)
+
+
 def test_an_exception_in_a_kernel_leaves_the_function_usable():
     op = tj.register_op("positive_root", positive_root, reverse=positive_root_reverse)
     with pytest.raises(ValueError, match="negative"):
