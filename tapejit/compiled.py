@@ -19,6 +19,7 @@ from .interpreters.entry import BIND, OBJECT, RUN_FORWARD, RUN_TANGENT
 from .paths import Path, PathTrie
 from .program import Program, Workspace, program_for
 from .recording.record import Recording, record_function
+from .recording.recorder import at_samples
 from .stops import raise_status, raise_stopped
 
 __all__ = ["Compiled", "Variant", "guard_length", "raise_status"]
@@ -76,11 +77,16 @@ class Variant:
         args, kwargs = self.function.rebuild(self.structure, leaves)
         return self.function.function(*args, **kwargs)
 
-    def record(self, values: Sequence[Any]) -> Path:
-        """Record the path that the function takes at ``values``."""
-        recording = record_function(
-            lambda *tracers: self.run_python(tracers), values, self.function.name
-        )
+    def record(self, values: Sequence[Any], runs: bool = True) -> Path:
+        """Record the path that the function takes at ``values``.
+
+        ``runs``: whether its staged loops run; they need not where it branches on nothing.
+        """
+        recording = None if runs else self._record_unrun(values)
+        if recording is None:
+            recording = record_function(
+                lambda *tracers: self.run_python(tracers), values, self.function.name
+            )
         if recording.captured:
             raise TraceError(
                 f"`{self.function.name}` closes over traced values of an enclosing recording"
@@ -95,6 +101,17 @@ class Variant:
             if self.misses == MAX_MISSES:
                 self._warn_of_branches(path)
         return path
+
+    def _record_unrun(self, values: Sequence[Any]) -> Recording | None:
+        """A recording whose loops did not run; ``None`` where their results may count."""
+        try:
+            with at_samples():
+                recording = record_function(
+                    lambda *tracers: self.run_python(tracers), values, self.function.name
+                )
+        except Exception:  # perhaps that of a sample value
+            return None
+        return None if len(Path(recording).guard_rows) else recording
 
     def _warn_of_branches(self, path: Path) -> None:
         row = int(path.guard_rows[-1]) if len(path.guard_rows) else 0

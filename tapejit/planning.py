@@ -62,7 +62,8 @@ def checkpoint_plan(
     args, kwargs
         For a schedule: the number of steps, and the bytes of a snapshot, of a stored step, and of
         everything else (``steps``, ``snapshot_bytes``, ``step_bytes``, ``fixed_bytes``).  For a
-        function: its arguments.  It is recorded, its gradient is laid out, and nothing is run.
+        function: its arguments.  It is recorded and its gradient is laid out; no staged loop runs,
+        unless the function branches on traced values.
     argnums, checkpoint
         As for :func:`tapejit.grad`.
 
@@ -96,7 +97,7 @@ def checkpoint_plan(
     variant, values = engine.find(args, kwargs)
     path = variant.trie.last
     if path is None:
-        path = variant.record(values)
+        path = variant.record(values, runs=False)
         variant.trie.use(path)
     code = variant.program(path).code
     factor = 1.0 + (code.recomputed or 0) / max(len(code.forward), 1)

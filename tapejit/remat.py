@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -81,7 +81,9 @@ def checkpoint(
         )
     if isinstance(schedule, (Online, TwoLevel)):
         raise ScheduleError(f"{schedule} is for loops (tapejit.scan, tapejit.while_loop)")
-    names = ((save,) if save else ()) if isinstance(save, str) else tuple(save)
+    if isinstance(save, str):
+        save = (save,) if save else ()
+    names = tuple(save) if isinstance(save, Iterable) else (save,)
     if not all(isinstance(name, str) for name in names):
         raise TypeError(f"save takes names, as 'matmuls' or those of save_name, not {save!r}")
 

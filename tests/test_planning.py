@@ -48,6 +48,49 @@ def test_a_plan_runs_nothing_and_is_kept_for_the_call():
     assert len(calls) == 1
 
 
+def test_loops_do_not_run_for_a_plan():
+    ran = []
+
+    def endless(x):
+        c = tj.while_loop(lambda c: c > 0.0, lambda c: c * 1.0, x)
+        return c + tj.stop_gradient(tj.pure_callback(lambda c: ran.append(1) or c, (), c * c))
+
+    gradient = tj.grad(endless)
+    assert tj.checkpoint_plan(gradient, 1.0).loops[0].steps is None
+    assert not ran
+
+    def branches(x):
+        y, _ = tj.scan(lambda c, _: (np.sin(c), None), x, length=30)
+        steps = 20 if y > 0.2 else 10
+        return tj.scan(lambda c, _: (c * y, None), y, length=steps)[0]
+
+    gradient = tj.grad(branches)
+    assert [p.steps for p in tj.checkpoint_plan(gradient, 1.0).loops] == [30, 20]
+    assert [p.steps for p in tj.checkpoint_plan(tj.grad(branches), 0.1).loops] == [30, 10]
+    assert gradient(1.0) == tj.grad(branches)(1.0)
+
+    def inverts(x):
+        y, _ = tj.scan(lambda c, _: (np.sin(c), None), x, length=30)
+        return np.sum(np.linalg.inv(np.eye(2) * (y - 1.0)))  # of ones it is singular
+
+    assert len(tj.checkpoint_plan(inverts, 1.0).loops) == 1
+
+
+def test_the_plan_of_a_loop_draws_what_will_run(tmp_path):
+    for schedule in (tj.Memory("20 kB"), tj.Revolve(3), None):
+        (plan, _) = tj.checkpoint_plan(lambda x, s=schedule: loops(x, s), X).loops
+        text = plan.draw()
+        layout = plan.layout
+        assert f"200 steps, {layout.memory} snapshot" in text
+        assert f"{plan.recompute_factor:.3g} x forward" in text
+    plan.draw(tmp_path / "plan.png")
+    assert (tmp_path / "plan.png").stat().st_size > 1000
+    unknown = tj.checkpoint_plan(tj.Online(3), None)
+    with pytest.raises(ValueError, match="say how many"):
+        unknown.draw()
+    assert "20 steps" in unknown.draw(steps=20)
+
+
 def test_plans_of_functions():
     plan = tj.checkpoint_plan(lambda x: loops(x, tj.Revolve(5)), X)
     assert [p.steps for p in plan.loops] == [200, 100]

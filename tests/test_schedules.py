@@ -271,6 +271,13 @@ def test_plan_prints_bytes_and_recomputation():
     assert f"{plan.recompute_factor:.4g} x forward" in text
 
 
+@pytest.mark.parametrize("schedule", [tj.StoreAll(), tj.Revolve(2), tj.Online(2), tj.Memory(999)])
+def test_a_negative_number_of_steps(schedule):
+    for call in (lambda: schedule.plan(-1), lambda: list(schedule.actions(-1))):
+        with pytest.raises(tj.ScheduleError, match="negative: -1"):
+            call()
+
+
 def test_zero_steps():
     for schedule in (tj.StoreAll(), tj.Uniform(3), tj.Revolve(2), tj.Online(2), tj.TwoLevel(1, 1)):
         assert [a.kind for a in schedule.actions(0)] == ["arrive"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .limits import NO_COSTS, Costs
 from .plan import evaluations
 from .strategies import Schedule
 
@@ -37,9 +38,9 @@ class Stroke(NamedTuple):
     end: tuple[float, float]
 
 
-def strokes(schedule: Schedule, steps: int) -> list[Stroke]:
+def strokes(schedule: Schedule, steps: int, costs: Costs = NO_COSTS) -> list[Stroke]:
     """The lines of a schedule's picture."""
-    memory = schedule.layout(steps).memory
+    memory = schedule.layout(steps, costs).memory
     found: list[Stroke] = []
     held: dict[int, tuple[int, int]] = {}  # slot -> step, since when
     time = 0
@@ -49,7 +50,7 @@ def strokes(schedule: Schedule, steps: int) -> list[Stroke]:
         kind = "snapshot" if slot < memory else "disk"
         found.append(Stroke(kind, (step, since), (step, time)))
 
-    for action in schedule.actions(steps):
+    for action in schedule.actions(steps, costs):
         if action.kind == "snapshot":
             if action.slot in held:
                 release(action.slot)
@@ -67,7 +68,11 @@ def strokes(schedule: Schedule, steps: int) -> list[Stroke]:
 
 
 def draw_schedule(
-    schedule: Schedule, steps: int, path: str | os.PathLike[str] | None = None, ax: Any = None
+    schedule: Schedule,
+    steps: int,
+    path: str | os.PathLike[str] | None = None,
+    ax: Any = None,
+    costs: Costs = NO_COSTS,
 ) -> Any:
     """Draw a schedule.
 
@@ -79,6 +84,8 @@ def draw_schedule(
         File to write: ``.png``, ``.svg`` or ``.pdf``.
     ax
         Matplotlib axes to draw on instead.
+    costs
+        What a snapshot and a stored step take: ``Memory`` chooses by them (``Plan.draw`` knows).
 
     Returns
     -------
@@ -93,26 +100,26 @@ def draw_schedule(
     from ..draw import picture_suffix, save_figure
 
     suffix = picture_suffix(path)
-    amount = evaluations(schedule.layout(steps), steps)
+    amount = evaluations(schedule.layout(steps, costs), steps)
     if amount > MOST:
         raise ValueError(
             f"{amount} steps to draw are too many; draw a shorter loop ({MOST} at most)"
         )
     if ax is not None:
-        _paint(ax, schedule, steps)
+        _paint(ax, schedule, steps, costs)
         return None
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.0, 5.2), layout="constrained")
-    _paint(figure.add_subplot(), schedule, steps)
+    _paint(figure.add_subplot(), schedule, steps, costs)
     return save_figure(figure, path, suffix)
 
 
-def _paint(ax: Axes, schedule: Schedule, steps: int) -> None:
+def _paint(ax: Axes, schedule: Schedule, steps: int, costs: Costs) -> None:
     from matplotlib.collections import LineCollection
 
-    lines = strokes(schedule, steps)
-    plan = schedule.plan(steps)
+    lines = strokes(schedule, steps, costs)
+    plan = schedule.plan(steps, *costs)
     for kind, colour in COLOURS.items():
         chosen = [(line.start, line.end) for line in lines if line.kind == kind]
         if chosen:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -64,6 +66,37 @@ class Plan:
     def memory_bytes(self) -> int:
         """All bytes in memory."""
         return self.snapshot_bytes + self.stored_bytes + self.fixed_bytes
+
+    def draw(
+        self, path: str | os.PathLike[str] | None = None, steps: int | None = None, ax: Any = None
+    ) -> Any:
+        """Draw steps against time (see :func:`tapejit.checkpointing.draw.draw_schedule`).
+
+        Parameters
+        ----------
+        path
+            File to write: ``.png``, ``.svg`` or ``.pdf``.
+        steps
+            Steps to draw, where the loop's own number is not known, or too large.
+        ax
+            Matplotlib axes to draw on instead.
+
+        Returns
+        -------
+        str or None
+            The SVG text where neither ``path`` nor ``ax`` is given.
+
+        Raises
+        ------
+        ValueError
+            Where the number of steps is not known, or the picture would have too many.
+        """
+        from .draw import draw_schedule
+
+        steps = self.steps if steps is None else steps
+        if steps is None:
+            raise ValueError("nobody knows the number of steps: say how many to draw (steps=)")
+        return draw_schedule(self.schedule, steps, path, ax, self.costs)
 
     def __str__(self) -> str:
         layout = self.layout

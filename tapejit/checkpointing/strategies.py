@@ -136,7 +136,10 @@ class Schedule:
         return plan(self, steps, Costs(snapshot_bytes, step_bytes, fixed_bytes))
 
     def draw(self, steps: int, path: str | None = None, **options: Any) -> Any:
-        """Draw steps against time, as in the papers (see :mod:`tapejit.checkpointing.draw`)."""
+        """Draw steps against time, as in the papers (see :mod:`tapejit.checkpointing.draw`).
+
+        What ``Memory`` chooses depends on bytes: draw the plan of a loop (``Plan.draw``).
+        """
         from .draw import draw_schedule
 
         return draw_schedule(self, steps, path, **options)
@@ -233,6 +236,8 @@ class Online(Schedule):
         _check(self, "every", 1)
 
     def layout(self, steps: int | None, costs: Costs = NO_COSTS) -> Layout:
+        if steps is not None:
+            _known(self, steps)
         return Layout(UNKNOWN, self.every, self.snapshots)
 
 
@@ -295,7 +300,7 @@ class Memory(Schedule):
 
     def layout(self, steps: int | None, costs: Costs = NO_COSTS) -> Layout:
         limit = parse_bytes(self.limit)
-        if steps is None or steps == UNKNOWN:
+        if steps is None:
             every, slots = open_ended(limit, costs)
             return Layout(UNKNOWN, every, slots)
         steps = _known(self, steps)
@@ -303,7 +308,7 @@ class Memory(Schedule):
 
 
 def _known(schedule: Schedule, steps: int | None) -> int:
-    if steps is None or steps == UNKNOWN:
+    if steps is None:
         raise ScheduleError(
             f"{schedule} needs to know the number of steps; for a while_loop take "
             "Online(snapshots=...) or Memory(...)"
