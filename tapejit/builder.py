@@ -6,23 +6,20 @@ are appended as whole arrays, array instructions one by one; the finished tape i
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from .array_region import ArrayRegion
 from .errors import TraceError
 from .interpreters.layout import CALL, WRITE
 from .tape import ARRAY, SCALAR, Buffer, Call, Leaf, Tape, View, row_major, size_of
 
 __all__ = ["TapeBuilder"]
 
-#: Array buffers start at multiples of this many elements (64 bytes), and are padded to it.
-ALIGNMENT = 8
 
-
-class TapeBuilder:
+class TapeBuilder(ArrayRegion):
     """Collects the rows, calls, buffers and constants of a tape.
 
     Parameters
@@ -34,6 +31,10 @@ class TapeBuilder:
     """
 
     def __init__(self, tape: Tape | None = None, name: str = "<tape>", with_rows: bool = True):
+        if tape is None:
+            super().__init__()
+        else:
+            super().__init__(tape.buffers, tape.n_array_elements)
         self.name = name
         self._pieces: list[np.ndarray] = []
         self._tail: list[int] = []
@@ -41,25 +42,18 @@ class TapeBuilder:
         self.codes: list[Any] = []
         self.offsets: list[int] = []
         self.calls: list[Call] = []
-        self.buffers: list[Buffer] = []
         self.n_scalars = 0
-        self.n_elements = 0
         self.scalar_constants: dict[int, float] = {}
         self._numbers: dict[bytes, int] = {}
         self.array_constants: list[np.ndarray] = []
         self._array_numbers: dict[int, int] = {}
         self.inputs: list[Leaf] = []
         self.input_names: list[str] = []
-        #: Numbers and first elements of the buffers in the array region, in order.
-        self._based: list[int] = []
-        self._bases: list[int] = []
         if tape is not None:
             self._start(tape, with_rows)
 
     def _start(self, tape: Tape, with_rows: bool) -> None:
-        self.buffers = list(tape.buffers)
         self.n_scalars = tape.n_scalars
-        self.n_elements = tape.n_array_elements
         ids, values = tape.scalar_constants
         for number, value in zip(ids.tolist(), values.tolist(), strict=True):
             self.scalar_constants[number] = value
@@ -70,14 +64,16 @@ class TapeBuilder:
                 self._array_numbers[id(tape.array_constants[buffer.constant])] = number
         self.inputs = list(tape.inputs)
         self.input_names = list(tape.input_names) or [f"x{i}" for i in range(len(tape.inputs))]
-        self._based = [i for i, buffer in enumerate(tape.buffers) if buffer.base >= 0]
-        self._bases = [tape.buffers[i].base for i in self._based]
         if with_rows:
             codes, offsets = tape.locations
             self.calls = list(tape.calls)
             self._pieces.append(tape.code)
             self.n_rows = len(tape.code)
             self.codes, self.offsets = list(codes), list(offsets)
+
+    def whereabouts(self) -> str:
+        """What messages name."""
+        return f"the tape `{self.name}`"
 
     # --- entries ----------------------------------------------------------------------------------
 
@@ -150,17 +146,7 @@ class TapeBuilder:
 
     def new_buffer(self, shape: tuple[int, ...]) -> View:
         """A new array buffer, seen as a whole."""
-        size = size_of(shape)
-        padded = -(-size // ALIGNMENT) * ALIGNMENT
-        if self.n_elements + padded >= ARRAY:
-            raise TraceError(
-                f"`{self.name}`: the tape's arrays hold more than 2**30 elements together"
-            )
-        self._based.append(len(self.buffers))
-        self._bases.append(self.n_elements)
-        self.buffers.append(Buffer(self.n_elements, size))
-        self.n_elements += padded
-        return View(len(self.buffers) - 1, 0, shape, row_major(shape))
+        return View(self.buffer(size_of(shape)), 0, shape, row_major(shape))
 
     def new_result(self, shape: tuple[int, ...]) -> View:
         """Where a result goes: 0-d ones into the scalar region."""
@@ -201,22 +187,11 @@ class TapeBuilder:
         self.inputs.append(Leaf(view, dtype))
         return view
 
-    def place_of(self, element: int) -> View:
-        """The 0-d view of an element address."""
-        if element < ARRAY:
-            return View(SCALAR, element, (), ())
-        offset = element - ARRAY
-        at = bisect.bisect_right(self._bases, offset) - 1
-        return View(self._based[at], offset - self._bases[at], (), ())
-
     def element(self, view: View) -> int:
         """The element address of a 0-d view; an element of a constant array becomes a scalar."""
-        if view.buffer == SCALAR:
-            return view.offset
-        buffer = self.buffers[view.buffer]
-        if buffer.base < 0:
+        if view.buffer != SCALAR and self.buffers[view.buffer].base < 0:
             return self.constant(float(self.value_of(view._replace(shape=(), strides=()))))
-        return ARRAY + buffer.base + view.offset
+        return super().element(view)
 
     # --- the end ----------------------------------------------------------------------------------
 

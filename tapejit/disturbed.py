@@ -19,8 +19,7 @@ import numpy as np
 
 from .interpreters.layout import CALL, GUARD_TRUE, WRITE
 from .ops.table import OPS
-from .recording.recorder import ALIGNMENT
-from .tape import ARRAY, SCALAR, Buffer, Call, Leaf, Tape, View, row_major
+from .tape import ALIGNMENT, ARRAY, SCALAR, Buffer, Call, Leaf, Tape, View, row_major
 
 __all__ = ["NEUTRAL", "Disturbed", "Node", "disturb"]
 

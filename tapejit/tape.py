@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from .explain import Explanation
     from .stats import TapeStats
 
-__all__ = ["ARRAY", "SCALAR", "Call", "Region", "Tape", "View"]
+__all__ = ["ALIGNMENT", "ARRAY", "SCALAR", "Call", "Region", "Tape", "View"]
 
 #: Scalar codes address elements: below ``ARRAY`` scalars, from it on elements of array buffers.
 ARRAY = 1 << 30
 #: The buffer number that stands for the scalar region.
 SCALAR = -1
+#: Array buffers start at multiples of this many elements (64 bytes), and are padded to it.
+ALIGNMENT = 8
 
 
 class View(NamedTuple):

@@ -12,8 +12,7 @@ import numpy as np
 
 from ..interpreters.layout import CALL, GUARD_TRUE
 from ..lowering.scalars import compiled, fixed_rows, runs, tables
-from ..recording.recorder import ALIGNMENT
-from ..tape import ARRAY, SCALAR, Tape, View, with_numbers
+from ..tape import ALIGNMENT, ARRAY, SCALAR, Tape, View, with_numbers
 
 __all__ = ["renumber"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import gc
 import itertools
@@ -14,11 +13,24 @@ from typing import Any
 
 import numpy as np
 
+from ..array_region import ArrayRegion
 from ..errors import TraceError, TracerLeakError
 from ..interpreters.layout import CALL
-from ..tape import ARRAY, SCALAR, Buffer, Call, Leaf, Region, Tape, View, line_of, row_major
+from ..tape import (
+    ALIGNMENT,
+    ARRAY,
+    SCALAR,
+    Buffer,
+    Call,
+    Leaf,
+    Region,
+    Tape,
+    View,
+    line_of,
+    row_major,
+)
 
-__all__ = ["Recorder", "activate", "active", "user_frame"]
+__all__ = ["ALIGNMENT", "Recorder", "activate", "active", "user_frame"]
 
 _levels = itertools.count()
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -26,9 +38,6 @@ _NUMPY = str(Path(np.__file__).parent)
 #: Parts of the package whose frames are user code as far as messages are concerned.
 _USER_PARTS = (str(_PACKAGE / "demo"),)
 _internal: dict[Any, bool] = {}
-
-#: Array buffers start at multiples of this many elements (64 bytes), and are padded to it.
-ALIGNMENT = 8
 
 
 def _is_internal(filename: str) -> bool:
@@ -153,7 +162,7 @@ class Home:
         self.ident = self.thread = thread
 
 
-class Recorder:
+class Recorder(ArrayRegion):
     """Collects one tape.
 
     Scalars and array elements are numbered in two regions; an array buffer is a padded stretch of
@@ -166,6 +175,7 @@ class Recorder:
     array_type: type
 
     def __init__(self, name: str = "<function>", body: str = "") -> None:
+        super().__init__()
         self.name = name
         #: What this is the body of, for messages: it is recorded once for all steps.
         self.body = body
@@ -179,9 +189,7 @@ class Recorder:
         self.offsets: list[int] = []
         self.calls: list[Call] = []
         self.regions: list[Region] = []
-        self.buffers: list[Buffer] = []
         self.n_scalars = 0
-        self.n_elements = 0
         self.constants: dict[Any, int] = {}
         self.constant_values: list[float] = []
         self.array_constants: list[np.ndarray] = []
@@ -199,9 +207,6 @@ class Recorder:
         self._element_writes: dict[int, list[tuple[int, int]]] = {}
         self._region_writes: list[tuple[int, View, View]] = []
         self._dynamic_writes: list[tuple[int, View, View, View]] = []
-        #: Numbers and first elements of the buffers in the array region, in order.
-        self._numbers: list[int] = []
-        self._bases: list[int] = []
 
     # --- entries --------------------------------------------------------------------------------
 
@@ -256,18 +261,9 @@ class Recorder:
             self.constant_values.append(value)
         return number
 
-    def buffer(self, size: int, argument: int = -1) -> int:
-        """A new array buffer; returns its number."""
-        padded = -(-size // ALIGNMENT) * ALIGNMENT
-        if self.n_elements + padded >= ARRAY:
-            raise TraceError(
-                f"{where_am_i()}: the recording's arrays hold more than 2**30 elements together"
-            )
-        self._numbers.append(len(self.buffers))
-        self._bases.append(self.n_elements)
-        self.buffers.append(Buffer(self.n_elements, size, argument))
-        self.n_elements += padded
-        return len(self.buffers) - 1
+    def whereabouts(self) -> str:
+        """What messages name."""
+        return where_am_i()
 
     def array_constant(self, array: np.ndarray) -> View:
         """A captured array, copied; the same array captured again is found again."""
@@ -286,18 +282,6 @@ class Recorder:
         known.append((copy, number))
         self._kept.append(array)  # its memory stays its own until the recording ends
         return View(number, 0, copy.shape, row_major(copy.shape))
-
-    def place_of(self, element: int) -> View:
-        """The 0-d view of an element of an array buffer."""
-        offset = element - ARRAY
-        at = bisect.bisect_right(self._bases, offset) - 1
-        return View(self._numbers[at], offset - self._bases[at], (), ())
-
-    def element(self, view: View) -> int:
-        """The element address of a 0-d view."""
-        if view.buffer == SCALAR:
-            return view.offset
-        return ARRAY + self.buffers[view.buffer].base + view.offset
 
     def capture(self, tracer: Any) -> Any:
         """A traced value of an enclosing recording, as an input of this one.
