@@ -360,3 +360,110 @@ def test_a_long_carry_of_unknown_length():
         assert_array_equal(tj.grad(lambda u, s=schedule: f(u, s))(U), expected)
     for start in (U, 100.0 + U):  # 100 + U: no step at all
         assert_allclose(tj.jit(f)(start), unrolled(start), 1e-12)
+
+
+# --- scalars -------------------------------------------------------------------------------------
+
+SCALAR_OPERATIONS = ["sin", "mul", "add", "sub", "div", "square", "element", "write", "sum", "loop"]
+scalar_steps = st.lists(
+    st.tuples(st.sampled_from(SCALAR_OPERATIONS), st.integers(0, 99), st.integers(0, 99)),
+    min_size=1, max_size=12,
+)  # fmt: skip
+
+
+def scalar_loop(program, chosen, schedule=None, scan=tj.scan):
+    """A loop over two numbers and a short array, that closes over a number."""
+
+    def f(a, b, short, rate):
+        def step(carry, x):
+            a, b, short = carry
+            pool = [a, b, rate, x]
+            short = short * 1.0
+            for name, i, j in program:
+                u, v = pool[i % len(pool)], pool[j % len(pool)]
+                if name == "element":
+                    u = short[j % 5]
+                elif name == "write":
+                    short[j % 5] = np.tanh(u) * short[i % 5]
+                    continue
+                elif name == "sum":
+                    u = np.tanh(np.sum(short * u))
+                elif name == "loop":
+                    u, _ = scan(lambda c, _, v=v: (np.sin(c) * v, None), u, None, 2)
+                elif name == "div":
+                    u = u / (1.5 + v * v)
+                elif name in ("sin", "square"):
+                    u = np.tanh(getattr(np, name)(u))
+                else:
+                    u = {"mul": u * v, "add": u + 0.5 * v, "sub": u - 0.5 * v}[name]
+                pool.append(0.9 * u)
+            new = [np.tanh(pool[k % len(pool)]) for k in chosen]
+            return (new[0], new[1], short), new[2]
+
+        xs = np.linspace(0.1, 0.9, 6)
+        (a, b, short), ys = scan(step, (a, b, short), xs, checkpoint=schedule)
+        return a * 2.0 + b + np.sum(short * ys[:5]) + np.sum(ys)
+
+    return f
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(scalar_steps, st.tuples(*[st.integers(0, 99)] * 3))
+def test_random_scalar_bodies(program, chosen):
+    arguments = (0.3, 0.7, np.linspace(-0.5, 0.8, 5), 1.2)
+    plain = scalar_loop(program, chosen, scan=python_scan)
+    expected, unrolled = plain(*arguments), tj.grad(plain, (0, 1, 2, 3))(*arguments)
+    stored = None
+    for schedule in (None, *SCHEDULES):
+        f = scalar_loop(program, chosen, schedule)
+        value, pull = tj.vjp(f, *arguments)
+        assert_allclose(value, expected, 1e-12)
+        for _ in range(2):
+            gradients = pull(1.0)
+            stored = stored or gradients
+            for got, first, want in zip(gradients, stored, unrolled, strict=True):
+                assert_array_equal(got, first)
+                assert_allclose(got, want, 1e-9, 1e-11)
+    _, tangent = tj.jvp(f, arguments, (0.5, -1.0, np.arange(5.0), 0.25))
+    parts = zip(stored, (0.5, -1.0, np.arange(5.0), 0.25), strict=True)
+    assert_allclose(tangent, sum(np.sum(g * d) for g, d in parts), 1e-9, 1e-11)
+
+
+def test_scalars_that_only_the_forward_sweep_reads_are_not_kept():
+    def loop(n):
+        def step(c, _):
+            for _ in range(n):  # linear: nothing of it is read again
+                c = 0.5 * c + 0.1
+            return np.sin(c), None
+
+        gradient = tj.grad(lambda x: tj.scan(step, x, None, 10)[0])
+        return loop_of(gradient, 0.3)
+
+    few, many = loop(2), loop(40)
+    assert few.plan.costs.step == many.plan.costs.step == 64
+    assert few.child.adjoint_size == many.child.adjoint_size
+
+
+def test_a_step_of_many_scalars_keeps_what_products_read():
+    def step(c, _):
+        x, y = c
+        p = x * y
+        return (x + 0.1 * p, y - 0.2 * p), None
+
+    gradient = tj.grad(lambda x: tj.scan(step, (x, 0.5), None, 10)[0][0])
+    # x and y; the two constants stand in each region as well.
+    assert loop_of(gradient, 0.3).plan.costs.step == 64
+
+
+def test_constants_that_no_row_names_take_no_places():
+    """1 - v * v becomes one operation, which leaves a constant to nobody."""
+
+    def f(x, y):
+        for _ in range(30):
+            v = np.tanh(x * y)
+            x, y = x * (1.0 - v * v), y + (1.0 - x * x) * 0.1
+        return x * y
+
+    expected = tj.grad(f, (0, 1))(0.4, 0.9)
+    again = tj.grad(f, (0, 1), checkpoint=tj.Revolve(2))(0.4, 0.9)
+    assert expected == again

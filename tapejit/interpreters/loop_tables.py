@@ -23,8 +23,8 @@ from .memory import f64, i64, operand
     STATE,  # room: of the schedule
     SNAPSHOTS,  # room
     HELD,  # room: held carries
-    REGIONS,  # room: what stored steps keep
-    STRIDE,  # doubles of a region
+    REGIONS,  # room: window of the first stored step (see lowering.windows)
+    STRIDE,  # doubles from one region to the next: below zero
     HELD_STRIDE,  # doubles of all held carries
     WORK,  # scratch: working state of the reverse sweep
     SPARE,  # scratch: the other place of the working state

@@ -20,6 +20,7 @@ from .frame import PROVISIONAL, Arena, padded, whole
 from .liveness import NEVER, Blocks
 from .reverse import ReverseLowering, Targets
 from .stream import Place, Stream
+from .windows import settle_window
 
 __all__ = ["BodyLowering", "Pointed"]
 
@@ -73,6 +74,8 @@ class BodyLowering:
         The carries that are not copied, by number.
     held_size
         Doubles of the held carries.
+    passing
+        How many doubles of a step's window pass (see :mod:`.windows`).
     """
 
     def __init__(self, loop: Any) -> None:
@@ -83,8 +86,14 @@ class BodyLowering:
         self.uses = _Uses()
         self.pointed: dict[int, Pointed] = {}
         self.held_size = 0
+        self.passing = 0
         self.carried = self.count_at = 0
         self.child = self._lower()
+
+    @property
+    def region_size(self) -> int:
+        """Doubles of what each stored step keeps, besides held carries."""
+        return self.child.arena_size - self.passing
 
     def _lower(self) -> Any:
         from .build import _Builder, code_of
@@ -99,6 +108,10 @@ class BodyLowering:
         self._point(builder)
         segments = builder.segments()
         builder.lay_out(segments)
+        if builder.tree is None:
+            first = loop.carries + loop.slices
+            lasting = range(first, len(self.body.inputs))
+            self.passing = settle_window(builder, segments, lasting, loop.varied is not None)
         stream, starts = builder.emit_forward(segments)
         self.outputs = [
             builder.output(stream, builder.frame.place(leaf.view)) for leaf in self.body.outputs

@@ -18,10 +18,10 @@ from ..interpreters.layout import CALL
 from ..ops.structural import IN_PLACE, STRUCTURAL
 from ..ops.table import OPS
 from ..tape import ARRAY, SCALAR, Call, Region, Tape, View, size_of
-from . import elementwise, lanes, scalars, structural, writes
+from . import elementwise, lanes, reads, scalars, structural
 from . import loop_calls as loop_calls  # registers its operations
 from .elementwise import Group
-from .frame import IN_PLACE_FROM, Arena, Frame, tangent, whole
+from .frame import IN_PLACE_FROM, LINE, Arena, Frame, tangent, whole
 from .liveness import Room, settle
 from .regions import Tree, recompute
 from .regions import settle as settle_regions
@@ -121,7 +121,7 @@ class _Builder:
         self.tree = Tree(regions, tape) if regions else None
         self.frame = Frame(
             self.arena, tape, in_place=in_place, permanent=self.keep > 0,
-            is_virtual=self.tree is not None,
+            is_virtual=self.tree is not None or is_body, by_home=self.tree is not None,
         )  # fmt: skip
         self.uses = self.buffer_uses()
         self.turns: list[tuple[int, int]] = []
@@ -308,7 +308,7 @@ class _Builder:
     def find_unrestored(self, segments: list[_Segment]) -> None:
         """Which in-place writes the reverse sweep need not undo."""
         if self.tree is None and any(call.op in IN_PLACE for call in self.tape.calls):
-            self.unrestored = writes.unrestored(self.tape, segments, self.group)
+            self.unrestored = reads.unrestored(self.tape, segments, self.group)
 
     def _saves_nothing(self, call: Call) -> bool:
         """Whether what an in-place write overwrites is never read again."""
@@ -699,9 +699,10 @@ def code_of(
     arena, frame, tape = builder.arena, builder.frame, builder.tape
     adjoint_size = 0
     if builder.mode != "value":
-        adjoint_size = (frame.mirrored if arena.planned else arena.size) + 8
+        adjoint_size = (frame.mirrored if arena.planned else arena.size) + LINE
         adjoint_size *= layout.LANES if builder.lanes else 1
-    arena.fixed(8)
+    if not arena.is_body:  # regions of bodies lie one behind the other
+        arena.fixed(LINE)
     loops = [loop.finish(arena) for loop in arena.loops]
     rewrites = bool(
         builder.tree is not None

@@ -23,12 +23,12 @@ from .stream import Place, Registers, Stream
 
 #: Arguments and constants of more elements than this are used where they lie.
 IN_PLACE_FROM = 2048
-_LINE = 8  # doubles in a cache line; buffers start at multiples of it
+LINE = 8  # doubles in a cache line; buffers start at multiples of it
 
 
 def padded(n: int) -> int:
     """``n`` rounded up to whole cache lines."""
-    return -(-n // _LINE) * _LINE
+    return -(-n // LINE) * LINE
 
 
 #: Addresses from here on are provisional: blocks whose place is chosen when all code is written.
@@ -87,7 +87,7 @@ class Arena:
         if not self.planned:
             return self.fixed(n)
         address = self._next_block
-        self.block_sizes.append(max(padded(n), _LINE))
+        self.block_sizes.append(max(padded(n), LINE))
         self._next_block += self.block_sizes[-1]
         if self._next_block >= 2 * PROVISIONAL:
             raise TraceError("the program's intermediates hold more than 2**30 doubles together")
@@ -167,8 +167,10 @@ class Frame:
         with them.
     is_virtual
         Addresses number the tape's scalars, then its array elements, until :meth:`settle` gives
-        all values fixed places.  Marks and scalar code go by address; scalar code is relocated
-        when it is written.
+        scalars and addressed arrays fixed places.  Marks and scalar code go by address; scalar code
+        is relocated when it is written.
+    by_home
+        Whether :meth:`settle` gives all other arrays their places, too.
     """
 
     def __init__(
@@ -179,6 +181,7 @@ class Frame:
         in_place: Sequence[int] = (),
         permanent: bool = False,
         is_virtual: bool = False,
+        by_home: bool = False,
     ) -> None:
         self.arena = arena
         self.tape = tape
@@ -195,7 +198,7 @@ class Frame:
         self._extent = extent
         self.mirrored = self.array_base + (extent if tape.addressed else 0)
         self.home = [
-            self._home(number, bound or {}, in_place, permanent or is_virtual)
+            self._home(number, bound or {}, in_place, permanent or by_home)
             for number in range(len(tape.buffers))
         ]
         self._adjoint_homes: dict[int, tuple[int, int]] = {}
@@ -208,7 +211,7 @@ class Frame:
     def _place_constants(self, offsets: np.ndarray) -> None:
         values = self.tape.scalar_constants[1]
         pairs = zip(offsets.tolist(), values.tolist(), strict=True)
-        self.arena.scalar_constants.update(pairs)
+        self.arena.scalar_constants.update((at, value) for at, value in pairs if at >= 0)
 
     @property
     def n_addresses(self) -> int:
@@ -223,7 +226,8 @@ class Frame:
         Parameters
         ----------
         scalars, buffers
-            Offsets in the arena; those of buffers that lie elsewhere have no meaning.
+            Offsets in the arena; -1 for scalars that nothing names, and for buffers that have
+            their places already.
         elements
             The array elements that scalar code addresses.
         mirrored
@@ -240,7 +244,7 @@ class Frame:
             self.table[tape.n_scalars + inside] = buffers[numbers] + inside - bases[numbers]
         self._place_constants(scalars[tape.scalar_constants[0]])
         for number, buffer in enumerate(tape.buffers):
-            if buffer.base >= 0 and self.home[number][0] == VALUES:
+            if buffer.base >= 0 and buffers[number] >= 0 and self.home[number][0] == VALUES:
                 self.home[number] = (VALUES, int(buffers[number]))
         self.mirrored = mirrored
 

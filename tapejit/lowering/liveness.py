@@ -23,7 +23,7 @@ from .frame import PROVISIONAL, Arena
 from .scalars import compiled
 from .stream import Stream, kernel_table
 
-__all__ = ["NEVER", "Blocks", "Room", "settle"]
+__all__ = ["NEVER", "Blocks", "Room", "place_ranges", "settle"]
 
 #: A time that never comes.
 NEVER = np.iinfo(np.int64).max
@@ -332,12 +332,18 @@ def _place(
     """Offsets for the chosen blocks, from zero; returns how much space they take."""
     if not len(chosen):
         return 0
-    f, l_, s = first[chosen], last[chosen], sizes[chosen]
-    found = np.full(len(chosen), -1, np.int64)
-    work = np.empty((2, len(chosen) + 1), np.int64)
-    by_first, by_last = np.argsort(f, kind="stable"), np.argsort(l_, kind="stable")
+    offsets[chosen], top = place_ranges(first[chosen], last[chosen], sizes[chosen], capacity)
+    return top
+
+
+def place_ranges(
+    first: np.ndarray, last: np.ndarray, sizes: np.ndarray, capacity: int = NEVER
+) -> tuple[np.ndarray, int]:
+    """Offsets for live ranges of some size, -1 beyond ``capacity``; and what they take."""
+    found = np.full(len(first), -1, np.int64)
+    work = np.empty((2, len(first) + 1), np.int64)
+    by_first, by_last = np.argsort(first, kind="stable"), np.argsort(last, kind="stable")
     top = compiled(place_blocks, _PLACE_BLOCKS)(
-        f, l_, s, by_first, by_last, capacity, found, work[0], work[1]
+        first, last, sizes, by_first, by_last, capacity, found, work[0], work[1]
     )
-    offsets[chosen] = found
-    return int(top)
+    return found, int(top)

@@ -22,7 +22,7 @@ from ..interpreters import layout
 from ..interpreters import loop_tables as words
 from ..tape import Tape
 from .bodies import BodyLowering
-from .frame import PROVISIONAL, Arena, padded
+from .frame import LINE, PROVISIONAL, Arena, padded
 
 __all__ = ["Loop", "LoopCode", "varying"]
 
@@ -117,7 +117,7 @@ class Loop:
         header = [0] * words.TABLE_HEADER
         self._rooms(header, body, arena)
         child = body.child
-        header[words.STRIDE] = child.arena_size
+        header[words.STRIDE] = -body.region_size
         header[words.HELD_STRIDE] = body.held_size
         header[words.SWAPS] = int(bool(body.pointed))
         header[words.GRADIENTS_SWAP] = int(body.swaps_gradients)
@@ -155,7 +155,7 @@ class Loop:
             room.add(words.SNAPSHOTS, chosen.memory * body.carried)
         header[words.EVERY] = every
         room.add(words.HELD, (every + 1) * body.held_size)
-        room.add(words.REGIONS, every * body.child.arena_size)
+        room.add(words.REGIONS, body.passing + every * body.region_size + LINE)
         self._check_room(room.size + passing.size, body)
         if self.passes:
             at = arena.scratch_for_loop(passing.size + room.size)
@@ -165,12 +165,13 @@ class Loop:
             header[words.ROOM_SPACE], header[words.ROOM] = layout.VALUES, arena.fixed(room.size)
         for word, offset in room.offsets.items():
             header[word] = offset
+        header[words.REGIONS] += (every - 1) * body.region_size  # the first one lies on top
         for word, offset in passing.offsets.items():
             header[word] = at + offset
 
     def _check_room(self, size: int, body: BodyLowering) -> None:
         if size >= PROVISIONAL:
-            step = 8 * (body.child.arena_size + body.held_size)
+            step = 8 * (body.region_size + body.held_size)
             raise TraceError(
                 f"{self.line}: the gradient of a loop of {self.steps} steps would keep "
                 f"{8 * size / 1e9:.0f} GB ({step} bytes a step); give the loop a schedule, as "
@@ -181,13 +182,14 @@ class Loop:
         """The schedule's numbers for this loop."""
         from .sizes import ALIGNMENT, inner_bytes
 
-        step = 8 * (body.child.arena_size + body.held_size)
+        step = 8 * (body.region_size + body.held_size)
         # What the loop uses while it runs, its child, and what rounding up to cache lines takes.
-        rest = 8 * (passing + body.held_size + body.child.stacked_scratch) + 3 * 8 * ALIGNMENT
+        passing += body.passing + body.held_size + body.child.stacked_scratch + LINE
+        rest = 8 * (passing + 3 * ALIGNMENT)
         costs = Costs(8 * body.carried, step, rest + inner_bytes(body.child))
         schedule = self.checkpoint
         if schedule is None and self.dynamic:
-            schedule = Online(_SNAPSHOTS, min(max(_BLOCK // step, 1), _LONGEST_BLOCK))
+            schedule = Online(_SNAPSHOTS, min(max(_BLOCK // max(step, 1), 1), _LONGEST_BLOCK))
         elif schedule is None:
             schedule = StoreAll()
         try:

@@ -25,7 +25,7 @@ from .scalars import DEAD, tables
 from .stream import Stream
 from .structural import contiguous, indexed
 
-__all__ = ["Tree", "recompute", "settle"]
+__all__ = ["Tree", "mentions", "recompute", "settle", "unit", "units"]
 
 #: Zones of the arena: scalars whose adjoints must stay zero, other scalars, arrays whose elements
 #: scalar code names, and (without adjoints at the same offsets) other arrays.
@@ -181,7 +181,8 @@ def settle(
         offsets[chosen] = frame.arena.fixed(most) + inside
         if which == _ADDRESSED:
             mirrored = frame.arena.size
-    frame.settle(offsets[:n], offsets[n:], elements, mirrored)
+    scalars = np.where(tree.home[:n] < 0, -1, offsets[:n])
+    frame.settle(scalars, offsets[n:], elements, mirrored)
 
 
 def _stack(tree: Tree, node: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, int]:
@@ -226,8 +227,8 @@ def _raise_kept(tree: Tree, home: np.ndarray) -> None:
     for node in range(1, len(tree.parent)):
         for row in tree.kept[node]:
             if tree.first[node] <= row < tree.last[node]:
-                unit = _unit(tape.calls[tape.code[row, 1]].result, tape)
-                _raise(tree, home, unit, tree.parent[node])
+                made = unit(tape.calls[tape.code[row, 1]].result, tape)
+                _raise(tree, home, made, tree.parent[node])
 
 
 def _raise(tree: Tree, home: np.ndarray, unit: int, node: int) -> None:
@@ -242,13 +243,14 @@ def _raise_saves(tree: Tree, home: np.ndarray) -> None:
         home[rows[:, 1]] = tree.common(home[rows[:, 1]], home[units(rows[:, 2], tape)])
     for call in tape.calls:
         if call.op in IN_PLACE:
-            target = home[_unit(call.operands[-1], tape)]
-            _raise(tree, home, _unit(call.result, tape), target)
+            target = home[unit(call.operands[-1], tape)]
+            _raise(tree, home, unit(call.result, tape), target)
             if call.op == "scatter_write":
-                _raise(tree, home, _unit(call.operands[1], tape), target)
+                _raise(tree, home, unit(call.operands[1], tape), target)
 
 
-def _unit(view: View, tape: Tape) -> int:
+def unit(view: View, tape: Tape) -> int:
+    """The number of what a view looks at: a scalar's own, that of a buffer behind all scalars."""
     return view.offset if view.buffer == SCALAR else tape.n_scalars + view.buffer
 
 
@@ -285,14 +287,14 @@ def mentions(tape: Tape) -> tuple[np.ndarray, np.ndarray]:
     for row in np.flatnonzero(code[:, 0] == CALL).tolist():
         call = tape.calls[code[row, 1]]
         for view in (*call.operands, call.result):
-            unit = _unit(view, tape)
-            first[unit], last[unit] = min(first[unit], row), max(last[unit], row)
+            named = unit(view, tape)
+            first[named], last[named] = min(first[named], row), max(last[named], row)
     for leaf in tape.inputs:
-        unit = _unit(leaf.view, tape)
-        first[unit], last[unit] = -1, max(last[unit], -1)
+        named = unit(leaf.view, tape)
+        first[named], last[named] = -1, max(last[named], -1)
     for leaf in tape.outputs:
-        unit = _unit(leaf.view, tape)
-        first[unit], last[unit] = min(first[unit], n_rows), n_rows
+        named = unit(leaf.view, tape)
+        first[named], last[named] = min(first[named], n_rows), n_rows
     return first, last
 
 
@@ -322,13 +324,13 @@ def _undo(frame: Frame, tree: Tree, node: int, stream: Stream) -> None:
     rows = rows[(rows[:, 0] == WRITE) | (rows[:, 0] == CALL)][::-1]
     written = units(np.where(rows[:, 0] == WRITE, rows[:, 2], 0), tape)
     words: list[int] = []
-    for (op, out, target, *_), unit in zip(rows.tolist(), written.tolist(), strict=True):
+    for (op, out, target, *_), changed in zip(rows.tolist(), written.tolist(), strict=True):
         if op == WRITE:
-            if tree.is_outside(unit, node):
+            if tree.is_outside(changed, node):
                 words += (OPS["positive"].code, *frame.virtual(target, out))
             continue
         call = tape.calls[out]
-        if call.op in IN_PLACE and tree.is_outside(_unit(call.operands[-1], tape), node):
+        if call.op in IN_PLACE and tree.is_outside(unit(call.operands[-1], tape), node):
             _run_scalars(frame, words, stream)
             words = []
             _undo_call(frame, call, stream)
