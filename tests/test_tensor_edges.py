@@ -286,6 +286,9 @@ def test_grad_may_be_assigned():
     x.grad = [1.0, 1.0]
     (x * x).sum().backward()
     assert x.grad.tolist() == [3.0, 5.0]
+    x.grad = tj.tensor([1, 2])
+    (x * x).sum().backward()
+    assert x.grad.tolist() == [3.0, 6.0]
     x.grad = None
     assert x.grad is None
     with pytest.raises(ValueError, match=r"shape \(3,\) for a tensor of shape \(2,\)"):

@@ -107,6 +107,13 @@ def array_ufunc(ufunc: Any, method: str, inputs: tuple, kwargs: dict) -> Any:
     return handler(ufunc, *inputs, **kwargs)
 
 
+#: Where a function without a rule may be called.
+_ON_VALUES = (
+    "call it on plain values: outside of the recorded function, passing the result in; of a "
+    "tensor, on x.detach()"
+)
+
+
 def _from_scipy(ufunc: Any) -> Callable:
     """SciPy's own ufuncs by name; an error for what has no rule."""
     from ..scipy import special
@@ -116,7 +123,7 @@ def _from_scipy(ufunc: Any) -> Callable:
         raise UnsupportedError(
             f"{where_am_i()}: {ufunc.__name__} has no rule for traced values; write it with "
             "operations that have one (see tapejit.numpy.__all__, tapejit.scipy.special.__all__), "
-            "or call it outside of the recorded function and pass the result in"
+            f"or {_ON_VALUES}"
         )
     return function
 
@@ -265,8 +272,7 @@ def array_function(func: Any, args: tuple, kwargs: dict) -> Any:
         module = getattr(func, "__module__", "numpy") or "numpy"
         raise UnsupportedError(
             f"{where_am_i()}: {module}.{func.__name__} has no rule for traced values; write it "
-            "with functions that have one (see tapejit.numpy.__all__), or call it outside of the "
-            "recorded function and pass the result in"
+            f"with functions that have one (see tapejit.numpy.__all__), or {_ON_VALUES}"
         )
     return function(*args, **kwargs)
 

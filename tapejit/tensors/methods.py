@@ -38,7 +38,7 @@ UNRECORDED = {
     np.searchsorted, np.digitize, np.count_nonzero, np.all, np.any, np.unique, np.result_type,
     np.can_cast, np.common_type, np.min_scalar_type, np.may_share_memory, np.shares_memory,
     np.iscomplexobj, np.isrealobj, np.save, np.savez, np.savetxt, np.isin,
-    np.histogram, np.bincount,
+    np.histogram, np.bincount, np.linalg.matrix_rank,
 }  # fmt: skip
 #: Functions that write into their first argument.
 COPYING = {np.copyto, np.put, np.place, np.putmask, np.put_along_axis, np.fill_diagonal}

@@ -244,7 +244,8 @@ class _Shared(Tensor):
     @grad.setter
     def grad(self, value: Any) -> None:
         if value is not None:
-            value = value if isinstance(value, Tensor) else tensor(value)
+            is_given = isinstance(value, Tensor) and value.dtype.kind == "f"
+            value = value if is_given else tensor(value, dtype=float)
             if value.shape != self.shape:
                 raise ValueError(
                     f"{where_am_i()}: a gradient of shape {value.shape} for a tensor of shape "
