@@ -88,6 +88,26 @@ def test_containers():
     assert_allclose(b.grad.numpy(), 10.0 * X)
 
 
+@pytest.mark.parametrize("f, plain, slope", CASES.values(), ids=CASES)
+def test_results_as_inputs(f, plain, slope):
+    """Gradients with respect to what a rule computed, and hooks there."""
+    x = tj.tensor(X, requires_grad=True)
+    y = f(x)
+    (g,) = tj.autograd_grad(np.sum(y * y), y, retain_graph=True)
+    assert_allclose(g.numpy(), 2.0 * plain(X))
+    y.retain_grad()
+    np.sum(y * y).backward()
+    assert_allclose(y.grad.numpy(), 2.0 * plain(X))
+    assert_allclose(x.grad.numpy(), 2.0 * plain(X) * slope(X))
+
+
+def test_matrices_as_inputs():
+    x = tj.tensor(np.outer(X, X), requires_grad=True)
+    y = doubled_slope(x)
+    (g,) = tj.autograd_grad(np.sum(y**3), y)
+    assert_allclose(g.numpy(), 3.0 * np.sin(np.outer(X, X)) ** 2)
+
+
 def test_without_a_rule():
     x = tj.tensor(X, requires_grad=True)
     y = np.sum(tj.pure_callback(np.sort, (3,), x))

@@ -233,6 +233,18 @@ def test_elements_of_several_views():
     assert x.grad.tolist() == [10.0, 18.0, 24.0]
 
 
+def test_whole_views_are_tensors_of_their_own():
+    x = tj.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    y = x * 2.0
+    alias, flat = y[:], y.reshape(-1)
+    y.retain_grad()
+    alias.retain_grad()
+    flat.register_hook(lambda g: 10.0 * g)
+    (y.sum() + 2.0 * alias.sum() + flat.sum()).backward()
+    assert alias.grad.tolist() == [2.0] * 3 and y.grad.tolist() == [13.0] * 3
+    assert x.grad.tolist() == [26.0] * 3
+
+
 def test_views_with_hooks_as_inputs():
     x = tj.tensor([1.0, 2.0, 3.0], requires_grad=True)
     part = (x * 2.0)[1:]

@@ -198,7 +198,8 @@ def test_errors_in_bodies():
     with pytest.raises(tj.TraceError, match="Python branch"):
         tj.fori_loop(0, 2, lambda i, c: c if c > x[0] else 2.0 * c, 1.0)
     leaked = []
-    tj.fori_loop(0, 2, lambda i, c: leaked.append(c) or c, 1.0)
+    with pytest.warns(tj.SideEffectWarning):
+        tj.fori_loop(0, 2, lambda i, c: leaked.append(c) or c, 1.0)
     with pytest.raises(tj.TracerLeakError):
         x * leaked[0]
     x.sum().backward()  # nothing was spoilt

@@ -257,6 +257,9 @@ class Splice:
         if self._is_input(leaf.view.buffer):  # passed through
             return self._copy(view, np.array(value, leaf.dtype))
         cell = self._cell(view.buffer)
+        if is_contiguous(view) and view.size == buffer.size:
+            cell.storage = cell.storage.reshape(view.shape)
+            return rec.array_type(rec, cell.storage, cell)
         return rec.array_type(rec, strided(cell.storage.reshape(-1), view), cell)
 
     def _copy(self, view: View, value: np.ndarray) -> ArrayTracer:

@@ -186,7 +186,7 @@ def _is_view(tensor: Any) -> bool:
     piece = tensor.rec
     if tensor.ndim:
         is_input = piece.buffers[tensor.cell.buffer].argument >= 0
-        return is_input or tensor.view != _whole(tensor)
+        return is_input or tensor.value is not tensor.cell.storage
     element = tensor.element
     is_copy = piece.has_more and element in piece._copies.values()
     is_input = any(number == element and shape is None for *_, number, shape in piece.kinds)
