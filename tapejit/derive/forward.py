@@ -105,7 +105,7 @@ class _Forward(ForwardSweep):
         self.arrays: dict[int, View] = {}
         self.owned: set[int] = set()  # buffers of the builder that are written into
         self.overwritten = {c.operands[-1].buffer for c in tape.calls if c.op in WRITES}
-        self.templates, self.constants = self.packed(push_template)
+        self.pack_templates(push_template)
 
     def run(self, tangents: Sequence[View]) -> list[View | None]:
         """Walk the tape from its start."""
@@ -167,19 +167,8 @@ class _Forward(ForwardSweep):
     # --- scalar rows ------------------------------------------------------------------------------
 
     def _rows(self, first: int, last: int) -> None:
-        t, builder = self.templates, self.builder
-        n = compiled(scalars.most_rows)(self.code, self.bits, t.index, t.starts, first, last)
-        out, origin = np.zeros((n, 5), np.int32), np.zeros(n, np.int32)
-        made = np.zeros(2, np.int64)
-        slots = np.zeros(t.n_slots, np.int32)
-        compiled(scalars.push_rows)(
-            self.code, self.original, self.bits, self.needed, self.held, t.index, t.starts, t.rows,
-            t.outputs, self.constants, slots, self.one, self.zero, builder.n_scalars,
-            int(self.repeat), first, last, out, origin, made,
-        )  # fmt: skip
-        n_rows, n_scalars = made.tolist()
-        builder.new_scalars(n_scalars)
-        builder.append_rows(out[:n_rows], *self.places(origin[:n_rows]))
+        state = (self.original, self.bits, self.needed, self.held, self.zero, int(self.repeat))
+        self.append_derivatives(scalars.push_rows, state, first, last)
 
     # --- array instructions -----------------------------------------------------------------------
 

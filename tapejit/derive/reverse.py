@@ -15,7 +15,6 @@ from ..tape import SCALAR, Call, Tape, View, row_major
 from . import scalars
 from .adjoints import Adjoints
 from .rules import read_inputs, vjp_rule
-from .scalars import compiled
 from .sweep import Sweep, differentiable, gathered
 from .templates import NAMES, F, G, X, pull_template
 from .values import Values
@@ -58,7 +57,7 @@ class _Reverse(Sweep):
         super().__init__(tape, builder, wrt, lead)
         self.adjoints = Adjoints(self)
         self.values = Values(self)
-        self.templates, self.constants = self.packed(pull_template)
+        self.pack_templates(pull_template)
 
     def run(self, seeds: Sequence[tuple[View, View]]) -> list[View | None]:
         """Walk the tape from its end."""
@@ -79,19 +78,8 @@ class _Reverse(Sweep):
 
     def _rows(self, first: int, last: int) -> None:
         """A run of scalar rows, by compiled code."""
-        t, builder = self.templates, self.builder
-        n = compiled(scalars.most_rows)(self.code, self.bits, t.index, t.starts, first, last)
-        out, origin = np.zeros((n, 5), np.int32), np.zeros(n, np.int32)
-        made = np.zeros(2, np.int64)
-        slots = np.zeros(t.n_slots, np.int32)
-        compiled(scalars.pull_rows)(
-            self.code, self.bits, self.values.where, self.adjoints.held, t.index, t.starts,
-            t.rows, t.outputs, self.constants, slots, self.one, builder.n_scalars, first, last,
-            out, origin, made,
-        )  # fmt: skip
-        n_rows, n_scalars = made.tolist()
-        builder.new_scalars(n_scalars)
-        builder.append_rows(out[:n_rows], *self.places(origin[:n_rows]))
+        state = (self.bits, self.values.where, self.adjoints.held)
+        self.append_derivatives(scalars.pull_rows, state, first, last)
         if self.written:
             rows = self.tape.code[first:last]
             rows = rows[rows[:, 0] == WRITE]

@@ -148,8 +148,8 @@ def pull_rows(
 
 
 def push_rows(
-    code, original, bits, needed, held, index, starts, templates, outputs, constants, slots, one,
-    zero, number, repeat, first, last, out, origin, made,
+    code, original, bits, needed, held, zero, repeat, index, starts, templates, outputs, constants,
+    slots, one, number, first, last, out, origin, made,
 ):  # fmt: skip
     """Tangent rows for [first, last), the rows themselves before them where ``repeat`` is set.
 
@@ -199,8 +199,8 @@ SIGNATURES = {
         f"{_N},{_N},{_I},{_V},{_M})"
     ),
     "push_rows": (
-        f"void({_I},{_I},{_B},{_B},{_V},{_I},{_V},{_I},{_I},{_V},{_V},{_N},"
-        f"{_N},{_N},{_N},{_N},{_N},{_I},{_V},{_M})"
+        f"void({_I},{_I},{_B},{_B},{_V},{_N},{_N},{_I},{_V},{_I},{_I},{_V},{_V},{_N},"
+        f"{_N},{_N},{_N},{_I},{_V},{_M})"
     ),
 }
 

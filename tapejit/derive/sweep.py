@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -165,14 +165,34 @@ class Sweep:
             return bool(self.varied[view.offset])
         return view.buffer in self.varied_buffers
 
-    def packed(self, kind: Any) -> Any:
-        """The templates that the tape's scalar rows need."""
+    def pack_templates(self, kind: Callable[..., Template]) -> None:
+        """Have the templates that the tape's scalar rows need, and their constants."""
         chosen = self.bits > 0
         chosen &= self.code[:, 0] < WRITE
         keys = np.unique(self.code[chosen, 0] * 8 + self.bits[chosen])
         found = pack(kind, [divmod(key, 8) for key in keys.tolist()])
         constants = [self.builder.constant(value) for value in found.constants]
-        return found, np.array(constants, np.int32)
+        self.templates, self.constants = found, np.array(constants, np.int32)
+
+    def append_derivatives(
+        self, loop: Callable[..., None], state: tuple, first: int, last: int
+    ) -> None:
+        """Append what a loop of :mod:`.scalars` makes of the rows [first, last).
+
+        ``state``: what it reads and updates besides the rows and their templates.
+        """
+        t, builder = self.templates, self.builder
+        n = compiled(scalars.most_rows)(self.code, self.bits, t.index, t.starts, first, last)
+        out, origin = np.zeros((n, 5), np.int32), np.zeros(n, np.int32)
+        made = np.zeros(2, np.int64)
+        slots = np.zeros(t.n_slots, np.int32)
+        compiled(loop)(
+            self.code, *state, t.index, t.starts, t.rows, t.outputs, self.constants, slots,
+            self.one, builder.n_scalars, first, last, out, origin, made,
+        )  # fmt: skip
+        n_rows, n_scalars = made.tolist()
+        builder.new_scalars(n_scalars)
+        builder.append_rows(out[:n_rows], *self.places(origin[:n_rows]))
 
     def place(self, row: int) -> tuple[Any, int]:
         """The user's place behind a row."""
