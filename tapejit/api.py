@@ -59,11 +59,24 @@ def _stopped(leaf: Any) -> Any:
 def trace(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Tape:
     """Record a function at sample arguments and return its tape: explicit construction.
 
+    Parameters
+    ----------
+    f
+        A function written in NumPy.
+    args, kwargs
+        Arguments at which it is recorded: their structure, shapes and branches are the tape's.
+
     Returns
     -------
     Tape
         Prints as a listing, has ``len`` (instructions), can be drawn (``tape.draw()``) and called
         at new arguments of the same structure.
+
+    Raises
+    ------
+    TraceError
+        Where ``f`` uses a traced value in a way that cannot be recorded; a call of the tape raises
+        it where the arguments have other shapes or take another branch.
 
     Examples
     --------

@@ -77,6 +77,7 @@ def leaves_of(leaves: list, static: list[bool]) -> list:
 
 
 def hashable(leaf: Any, name: str) -> Any:
+    """A static leaf as a part of a signature."""
     value = leaf if isinstance(leaf, _Static) else _Static(leaf)
     try:
         hash(value)

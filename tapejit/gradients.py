@@ -352,6 +352,11 @@ def grad(
     callable
         ``gradient = g(*args)`` (``gradient, aux`` with ``has_aux``).
 
+    Raises
+    ------
+    TraceError, ScheduleError
+        As for :func:`value_and_grad`.
+
     Examples
     --------
     >>> import numpy as np, tapejit as tj

@@ -109,11 +109,25 @@ class Hvp(Derived):
 def hvp(f: Callable[..., Any], argnums: int = 0) -> Callable[..., Any]:
     """Hessian-vector products of a scalar function: its gradient's tape, pushed forward.
 
+    Parameters
+    ----------
+    f
+        A scalar function written in NumPy.
+    argnums
+        0: products with respect to the first argument.
+
     Returns
     -------
     callable
         ``hvp(f)(x, v)`` is the Hessian of ``f`` at ``x`` times ``v``; further arguments of ``f``
         follow: ``hvp(f)(x, v, *args)``.
+
+    Raises
+    ------
+    ValueError
+        For other ``argnums``, and where ``v`` has other shapes than ``x``.
+    TraceError
+        Where ``f`` is not scalar, or cannot be recorded.
 
     Notes
     -----

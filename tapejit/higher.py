@@ -337,12 +337,31 @@ def jacobian(
 
 
 def jacfwd(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., Any]:
-    """Jacobian by tangents: one for each element of the arguments."""
+    """Jacobian by tangents: one for each element of the arguments.
+
+    Parameters and result are those of :func:`jacobian`.
+
+    Examples
+    --------
+    >>> import numpy as np, tapejit as tj
+    >>> tj.jacfwd(lambda x: np.stack([x, x**2, x**3]))(2.0)
+    array([ 1.,  4., 12.])
+    """
     return jacobian(f, argnums, "forward")
 
 
 def jacrev(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., Any]:
-    """Jacobian by cotangents: one for each element of the result."""
+    """Jacobian by cotangents: one for each element of the result.
+
+    Parameters and result are those of :func:`jacobian`.
+
+    Examples
+    --------
+    >>> import numpy as np, tapejit as tj
+    >>> tj.jacrev(lambda x: np.stack([np.sum(x), np.prod(x)]))(np.array([2.0, 3.0]))
+    array([[1., 1.],
+           [3., 2.]])
+    """
     return jacobian(f, argnums, "reverse")
 
 

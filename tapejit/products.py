@@ -146,6 +146,14 @@ def vjp(f: Callable[..., Any], *primals: Any, has_aux: bool = False) -> tuple:
         ``value, pullback`` (and the extra results); ``pullback(cotangent)`` gives a tuple of one
         cotangent for each argument.  The pullback can be called any number of times.
 
+    Raises
+    ------
+    ValueError
+        From ``pullback``, where the cotangent has another structure or other shapes than the
+        result.
+    TraceError
+        Where ``f`` cannot be recorded.
+
     Notes
     -----
     ``f`` is recorded at each call of ``vjp``; give it ``tj.jit(f)`` to record it once.
@@ -274,6 +282,13 @@ def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
     tuple
         ``value, tangent``.
 
+    Raises
+    ------
+    ValueError
+        Where the tangents have other shapes than the primals.
+    TraceError
+        Where ``f`` cannot be recorded.
+
     Examples
     --------
     >>> import numpy as np, tapejit as tj
@@ -316,6 +331,13 @@ def _linearize_inline(f: Callable[..., Any], primals: tuple) -> tuple[Any, Calla
 
 def linearize(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., Any]]:
     """Value and pushforward: record once, apply to many tangents.
+
+    Parameters
+    ----------
+    f
+        A function written in NumPy.
+    primals
+        Its arguments.
 
     Returns
     -------

@@ -141,6 +141,16 @@ class Tape:
         Of a transformed tape: the recorded instruction that each of its instructions comes from.
     regions
         Recorded instructions whose values a reverse sweep computes again.
+
+    Examples
+    --------
+    >>> import numpy as np, tapejit as tj
+    >>> tape = tj.trace(lambda x, y: x * np.sin(y), 2.0, 0.5)
+    >>> isinstance(tape, tj.Tape), len(tape), tape.input_names
+    (True, 2, ('x', 'y'))
+    >>> tape.code  # op code, result, operands
+    array([[..., 2, 1, 0, 0],
+           [..., 3, 0, 2, 0]], dtype=int32)
     """
 
     code: np.ndarray

@@ -147,7 +147,14 @@ class Schedule:
 
 @dataclass(frozen=True)
 class StoreAll(Schedule):
-    """Keep what the reverse sweep reads of every step: no recomputation, most memory."""
+    """Keep what the reverse sweep reads of every step: no recomputation, most memory.
+
+    Examples
+    --------
+    >>> import tapejit as tj
+    >>> tj.StoreAll().plan(10).evaluations
+    10
+    """
 
     def layout(self, steps: int | None, costs: Costs = NO_COSTS) -> Layout:
         steps = _known(self, steps)
@@ -165,6 +172,12 @@ class Uniform(Schedule):
     ----------
     every
         Steps between snapshots, and steps stored at a time.
+
+    Examples
+    --------
+    >>> import tapejit as tj
+    >>> tj.Uniform(every=3).plan(10).evaluations  # the last stretch is a single step
+    19
     """
 
     every: int
@@ -225,6 +238,14 @@ class Online(Schedule):
     every
         Steps between places for snapshots, and steps stored and turned at a time.  A snapshot is
         copied each so many steps in the forward sweep.
+
+    Examples
+    --------
+    >>> import tapejit as tj
+    >>> grow = lambda x: tj.while_loop(
+    ...     lambda x: x < 100.0, lambda x: 1.5 * x, x, checkpoint=tj.Online(snapshots=4))
+    >>> tj.grad(grow)(2.0) == 1.5**10
+    np.True_
     """
 
     open_ended: ClassVar[bool] = True
@@ -260,6 +281,12 @@ class TwoLevel(Schedule):
         Steps stored and turned at a time; snapshots are taken at multiples of it.
     directory
         Where the file is made, without a name; the system's temporary directory by default.
+
+    Examples
+    --------
+    >>> import tapejit as tj
+    >>> tj.TwoLevel(memory=1, disk=2).plan(10).evaluations  # as Revolve(snapshots=3)
+    25
     """
 
     memory: int
@@ -290,6 +317,14 @@ class Memory(Schedule):
     limit
         Bytes, or text as ``"64 MB"`` (10^6 bytes) or ``"1.5 GiB"``, for everything that the loop's
         derivative keeps.
+
+    Examples
+    --------
+    >>> import tapejit as tj
+    >>> halve = lambda x, _: (0.5 * x, None)
+    >>> f = lambda x: tj.scan(halve, x, length=1000, checkpoint=tj.Memory("10 kB"))[0]
+    >>> round(tj.checkpoint_plan(f, 1.0).loops[0].recompute_factor, 1)  # steps, by the forward's
+    1.9
     """
 
     open_ended: ClassVar[bool] = True

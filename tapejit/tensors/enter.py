@@ -24,7 +24,15 @@ __all__ = ["Tensor", "enter", "plain", "unwrapped", "wrap"]
 
 
 class Tensor(Tracer):
-    """Base class of tensors; see :func:`tapejit.tensor`."""
+    """Base class of tensors; see :func:`tapejit.tensor`.
+
+    Examples
+    --------
+    >>> import numpy as np, tapejit as tj
+    >>> x = tj.tensor([1.0, 2.0], requires_grad=True)
+    >>> isinstance(x, tj.Tensor), isinstance(np.sum(x), tj.Tensor)
+    (True, True)
+    """
 
     __slots__ = ()
 

@@ -87,6 +87,14 @@ def make_dual(primal: Any, tangent: Any) -> Any:
         Outside of ``forward_ad``.
     ValueError
         Where the shapes differ.
+
+    Examples
+    --------
+    >>> import tapejit as tj
+    >>> with tj.forward_ad():
+    ...     x = tj.make_dual(3.0, 1.0)
+    ...     tj.unpack_dual(x * x).tangent
+    tensor(6.)
     """
     duals = _duals("make_dual")
     given = np.array(tangent.value if isinstance(tangent, Tensor) else tangent, np.float64)
@@ -113,6 +121,14 @@ def unpack_dual(result: Any) -> Dual:
     TraceError
         Outside of ``forward_ad``; where a part of the graph was freed by ``backward``, or a value
         that is needed was changed in place.
+
+    Examples
+    --------
+    >>> import tapejit as tj
+    >>> with tj.forward_ad():
+    ...     x = tj.make_dual(3.0, 1.0)
+    ...     tj.unpack_dual(x * x).tangent
+    tensor(6.)
     """
     duals = _duals("unpack_dual")
     if not isinstance(result, Tensor) or not result.requires_grad:

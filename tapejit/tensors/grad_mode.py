@@ -119,12 +119,29 @@ class no_grad(set_grad_enabled):
 
 
 class enable_grad(set_grad_enabled):
-    """Context manager and decorator: record, also inside of :class:`no_grad`."""
+    """Context manager and decorator: record, also inside of :class:`no_grad`.
+
+    Examples
+    --------
+    >>> import tapejit as tj
+    >>> x = tj.tensor([1.0, 2.0], requires_grad=True)
+    >>> with tj.no_grad(), tj.enable_grad():
+    ...     (x * x).sum().requires_grad
+    True
+    """
 
     def __init__(self) -> None:
         super().__init__(True)
 
 
 def is_grad_enabled() -> bool:
-    """Whether operations on tensors are recorded in this thread."""
+    """Whether operations on tensors are recorded in this thread.
+
+    Examples
+    --------
+    >>> import tapejit as tj
+    >>> with tj.no_grad():
+    ...     tj.is_grad_enabled()
+    False
+    """
     return local.state.enabled
