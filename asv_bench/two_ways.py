@@ -48,6 +48,23 @@ def short_in_torch(x: Any) -> Any:
     return x.sum()
 
 
+def regression(rows: int = 50, columns: int = 5) -> tuple[np.ndarray, Callable, Callable]:
+    """Mean squares of a linear model: a point, the function, and it in PyTorch."""
+    rng = np.random.default_rng(0)
+    features, targets = rng.normal(size=(rows, columns)), rng.normal(size=rows)
+
+    def squares(w: Any) -> Any:
+        return np.mean((features @ w - targets) ** 2)
+
+    def squares_in_torch(w: Any) -> Any:
+        import torch
+
+        x, y = torch.from_numpy(features), torch.from_numpy(targets)
+        return ((x @ w - y) ** 2).mean()
+
+    return rng.normal(size=columns), squares, squares_in_torch
+
+
 class Ways:
     """One function, differentiated in each way; ``pytorch`` is its counterpart there."""
 
@@ -104,6 +121,7 @@ def workloads() -> list[Ways]:
     final, array = loop.function(np), np.linspace(0.0, 1.0, 10**5)
     return [
         Ways("sum(sin(x) * x), n = 4", 3, small.point, small.function(np), tiny_in_torch),
+        Ways("mean((X @ w - y) ** 2), X 50 x 5", 4, *regression()),
         Ways("100 operations on 100 numbers", 101, array[::1000].copy(), short, short_in_torch),
         Ways("100 operations on 10⁵ numbers", 101, array, short, short_in_torch),
         Ways(f"{loop.nodes:,} operations on scalars", loop.nodes, loop.point, final, final),
