@@ -513,6 +513,15 @@ def grad_outputs(xp):
     return list(xp.grad(y, [x], grad_outputs=[xp.tensor([1.0, 2.0, 3.0])]))
 
 
+def what_is_below_an_input_is_kept(xp):
+    x = xp.tensor(DATA, requires_grad=True)
+    y = x * x
+    z = y.sin()
+    found = list(xp.grad((z * z * y).sum(), [z, y]))
+    y.sum().backward()
+    return [*found, x.grad]
+
+
 def gradient_of_a_result(xp):
     x = xp.tensor(DATA, requires_grad=True)
     y = x * x

@@ -202,8 +202,9 @@ def graph_tape(tensor: Any) -> Tape:
 
 
 def cotangents(
-    outputs: Sequence[Any], seeds: Sequence[Any], taps: Sequence[Any], retain_graph: bool
-) -> tuple[list[tuple[Any, Any]], list[Any]]:
+    outputs: Sequence[Any], seeds: Sequence[Any], taps: Sequence[Any], retain_graph: bool,
+    to_leaves: bool,
+) -> tuple[list[tuple[Any, Any]], list[Any]]:  # fmt: skip
     """Cotangents of the leaves, as (leaf, cotangent) pairs, and of the results ``taps``."""
     found = [located(tensor) for tensor in outputs]
     pieces = pieces_of([piece for piece, _ in found])
@@ -212,7 +213,7 @@ def cotangents(
         if piece.spent:
             raise TraceError(freed())
     if taps or any(piece.hooks for piece in pieces):
-        return stages(outputs, seeds, taps, retain_graph)
+        return stages(outputs, seeds, taps, retain_graph, to_leaves)
     places = [(index[piece.number], view) for piece, view in found]
     single = len(outputs) == 1 and seeds[0] is None
     plan = plan_for(pieces, places, (), scalar_seed=single and found[0][1].shape == ())
@@ -267,7 +268,8 @@ def autograd_grad(
     create_graph
         Record the gradients themselves, so that they can be differentiated again.
     retain_graph
-        Keep the graph; by default the value of ``create_graph``.
+        Keep the graph; by default the value of ``create_graph``.  Else all that the outputs need
+        is freed; where all inputs are results, down to these.
     allow_unused
         Return ``None`` for inputs that the outputs do not depend on, instead of an error.
 
@@ -340,7 +342,8 @@ def _gradients(
 ) -> list[Any]:  # fmt: skip
     """The cotangent of each input, after its hooks; None of those that were not used."""
     taps = [tensor for tensor in inputs if not tensor.is_root]
-    leaves, at_taps = _at_leaves(outputs, seeds, taps, retain, create_graph)
+    to_leaves = len(taps) < len(inputs)
+    leaves, at_taps = _at_leaves(outputs, seeds, taps, retain, create_graph, to_leaves)
     found = {id(tensor): g for tensor, g in zip(taps, at_taps, strict=False)}
     asked = set(map(id, inputs))
     for leaf, g in leaves:
@@ -351,7 +354,7 @@ def _gradients(
 
 def _at_leaves(
     outputs: Sequence[Any], seeds: Sequence[Any], taps: Sequence[Any], retain: bool,
-    create_graph: bool,
+    create_graph: bool, to_leaves: bool = True,
 ) -> tuple[list[tuple[Any, Any]], list[Any]]:  # fmt: skip
     """Cotangents of the leaves, each leaf once, and of the results ``taps``."""
     totals: dict[int, tuple[Any, Any]] = {}
@@ -367,9 +370,9 @@ def _at_leaves(
         if rest:
             ys, given = zip(*rest, strict=True)
             if create_graph:
-                leaves, at_taps = stages(ys, given, taps, retain, create_graph=True)
+                leaves, at_taps = stages(ys, given, taps, retain, to_leaves, create_graph=True)
             else:
-                leaves, at_taps = cotangents(ys, given, taps, retain)
+                leaves, at_taps = cotangents(ys, given, taps, retain, to_leaves)
             pairs += leaves
         for leaf, g in pairs:
             known = totals.get(id(leaf))

@@ -343,8 +343,8 @@ class _Stages:
         known = self.pending.get(key)
         self.pending[key] = g if known is None else known + g
 
-    def arrive(self, key: tuple[int, int]) -> None:
-        """The cotangent of a cut value is complete: show it, and go on from there."""
+    def arrive(self, key: tuple[int, int], go_on: bool) -> None:
+        """The cotangent of a cut value is complete: show it, and perhaps go on from there."""
         g = self.pending.pop(key, None)
         if g is None:
             return
@@ -357,7 +357,8 @@ class _Stages:
                 tensor._grad = added(tensor.grad, given)
         for k in self.taps.get(key, ()):
             self.at_taps[k] = g
-        self.sweep([(key[0], self.view(key))], [g], key)
+        if go_on:
+            self.sweep([(key[0], self.view(key))], [g], key)
 
     def view(self, key: tuple[int, int]) -> View:
         """The view of a cut value."""
@@ -369,9 +370,12 @@ class _Stages:
 
 def stages(
     outputs: Sequence[Any], seeds: Sequence[Any], taps: Sequence[Any], retain_graph: bool,
-    create_graph: bool = False,
+    to_leaves: bool = True, create_graph: bool = False,
 ) -> tuple[list[tuple[Any, Any]], list[Any]]:  # fmt: skip
-    """Cotangents of leaves and of the results ``taps``, hooks called on the way."""
+    """Cotangents of leaves and of the results ``taps``, hooks called on the way.
+
+    ``to_leaves``: whether to go on from the last of the taps, and free what is below it.
+    """
     places = [located(tensor) for tensor in outputs]
     work = _Stages(pieces_of([piece for piece, _ in places]), taps, create_graph)
     rest: list[tuple[int, View]] = []
@@ -387,8 +391,8 @@ def stages(
             given.append(g)
     if rest:
         work.sweep(rest, given, None)
-    for key in work.order:
-        work.arrive(key)
+    for number, key in enumerate(work.order, 1):
+        work.arrive(key, to_leaves or any(other in work.taps for other in work.order[number:]))
     for plan in work.plans:
         finish(plan, work.pieces, retain_graph)
     return work.leaves, work.at_taps
