@@ -467,3 +467,127 @@ def test_constants_that_no_row_names_take_no_places():
     expected = tj.grad(f, (0, 1))(0.4, 0.9)
     again = tj.grad(f, (0, 1), checkpoint=tj.Revolve(2))(0.4, 0.9)
     assert expected == again
+
+
+# --- edges ---------------------------------------------------------------------------------------
+
+
+def both(f, *args, argnums=(0,)):
+    """A function of ``scan``: stored, with one snapshot, and unrolled."""
+
+    def run(scan, schedule):
+        value, gradients = tj.value_and_grad(lambda *a: f(scan, schedule, *a), argnums)(*args)
+        return value, *gradients
+
+    unrolled = run(python_scan, None)
+    for got, bits, want in zip(
+        run(tj.scan, None), run(tj.scan, tj.Revolve(1)), unrolled, strict=True
+    ):
+        assert_array_equal(got, bits)
+        assert_allclose(got, want, 1e-10, 1e-12)
+
+
+def test_more_long_carries_than_spaces():
+    count = 20
+
+    def f(scan, schedule, u):
+        def step(c, _):
+            turned = (*c[1:], c[0])
+            return tuple(np.sin(a) * 0.9 + 0.1 * b for a, b in zip(c, turned, strict=True)), None
+
+        start = tuple(u * (0.1 * k + 0.5) for k in range(count))
+        last, _ = scan(step, start, None, 4, checkpoint=schedule)
+        return sum(np.sum(a * (k + 1.0)) for k, a in enumerate(last))
+
+    both(f, U)
+    loop = loop_of(tj.grad(lambda u: f(tj.scan, None, u)), U)
+    starts = loop.table[tables.LISTS + 2 * tables.POINTED_IN + 1]
+    assert 1 <= starts < count
+
+
+def test_more_invariants_than_spaces():
+    outside = [np.linspace(0.1 * k, 1.0, N) for k in range(50)]
+
+    def f(scan, schedule, u):
+        arrays = [u * a for a in outside]
+
+        def step(c, _):
+            for a in arrays:
+                c = np.tanh(c * 0.5 + a)
+            return c, None
+
+        return np.sum(scan(step, u, None, 3, checkpoint=schedule)[0])
+
+    both(f, U)
+
+
+def test_no_steps_and_one_step():
+    def f(scan, schedule, u, length):
+        step = lambda c, _: (np.sin(c) * c, None)  # noqa: E731
+        return np.sum(scan(step, u, None, length, checkpoint=schedule)[0] ** 2)
+
+    for length in (1, 2):
+        both(lambda scan, schedule, u, n=length: f(scan, schedule, u, n), U)
+    value, gradient = tj.value_and_grad(
+        lambda u: np.sum(tj.scan(lambda c, _: (np.sin(c) * c, c[0]), u, None, 0)[0] ** 2)
+    )(U)
+    assert_allclose(value, np.sum(U**2), 1e-14)
+    assert_array_equal(gradient, 2.0 * U)
+
+
+def test_empty_carries():
+    empty = np.zeros((0, 5))
+
+    def f(u, e):
+        (u, e), ys = tj.scan(lambda c, _: ((np.sin(c[0]), c[1] * 2.0), c[1]), (u, e), None, 3)
+        return np.sum(u) + np.sum(e) + np.sum(ys)
+
+    gradients = tj.grad(f, (0, 1))(U, empty)
+    assert gradients[1].shape == (0, 5)
+    assert_allclose(gradients[0], tj.grad(lambda u: np.sum(np.sin(np.sin(np.sin(u)))))(U), 1e-12)
+
+
+@pytest.mark.parametrize("long", [True, False])
+def test_marked_functions_in_bodies(long):
+    """A body whose regions are computed again keeps its values by home."""
+    marked = tj.checkpoint(lambda u, v: np.tanh(np.sin(u) * v) * np.cos(u + v))
+
+    def f(scan, schedule, u, v):
+        step = lambda c, _: ((marked(c[0], c[1]), marked(c[1], c[0] * 0.5)), c[0])  # noqa: E731
+        (a, b), ys = scan(step, (u, v), None, 4, checkpoint=schedule)
+        return np.sum(a * b) + np.sum(ys * ys)
+
+    both(f, *((U, V) if long else (0.3, 0.8)), argnums=(0, 1))
+
+
+def test_matrices_and_solves_in_bodies():
+    a = RNG.normal(size=(9, 9)) / 9.0 + 3.0 * np.eye(9)
+
+    def f(scan, schedule, x, a):
+        def step(c, _):
+            c = np.linalg.solve(a, c) @ np.cos(c.T) * 0.5
+            return c, np.max(c, axis=0)
+
+        last, ys = scan(step, x, None, 4, checkpoint=schedule)
+        return np.sum(last**2) + np.sum(ys)
+
+    both(f, RNG.normal(size=(9, 9)), a, argnums=(0, 1))
+
+
+def test_loops_three_deep_of_long_carries():
+    def f(scan, schedule, u, v):
+        def inner(c, _):
+            return np.sin(c) + 0.1 * v, None
+
+        def middle(c, x):
+            c, _ = scan(inner, c * x, None, 2)
+            return c, c[::-1]
+
+        def outer(c, _):
+            c, ys = scan(middle, c, np.array([0.5, 0.7, 0.9]), checkpoint=schedule)
+            return np.mean(ys, axis=0) * 0.5 + c * 0.4, np.sum(c)
+
+        last, ys = scan(outer, u, None, 3, checkpoint=schedule)
+        return np.sum(last * v) + np.sum(ys**2)
+
+    both(f, U, V, argnums=(0, 1))

@@ -49,3 +49,37 @@ class Straight:
 
     def time_gradient(self, program: str, part: float) -> None:
         self.gradient(self.point)
+
+
+STEPS = {
+    "linear": lambda c, _: (0.999 * c + 0.001, None),
+    "tanh": lambda c, _: (0.999 * np.tanh(c), None),
+}
+
+
+class LongCarry:
+    """200 steps of a cheap body over a carry of 65,536 numbers."""
+
+    params = (tuple(STEPS), ("store all", "revolve"))
+    param_names = ("body", "schedule")
+
+    def setup(self, body: str, schedule: str) -> None:
+        self.point = np.linspace(0.1, 1.0, 65_536)
+        chosen = SCHEDULES[schedule]
+
+        def last(x: np.ndarray) -> np.ndarray:
+            return tj.scan(STEPS[body], x, None, length=200, checkpoint=chosen)[0]
+
+        self.value = tj.jit(last)
+        self.gradient = tj.grad(lambda x: np.sum(last(x)))
+        self.value(self.point)
+        self.gradient(self.point)
+
+    def time_value(self, body: str, schedule: str) -> None:
+        self.value(self.point)
+
+    def time_gradient(self, body: str, schedule: str) -> None:
+        self.gradient(self.point)
+
+    def track_workspace(self, body: str, schedule: str) -> int:
+        return tj.checkpoint_plan(self.gradient, self.point).workspace_bytes
