@@ -591,3 +591,31 @@ def test_loops_three_deep_of_long_carries():
         return np.sum(last * v) + np.sum(ys**2)
 
     both(f, U, V, argnums=(0, 1))
+
+
+# --- forward mode --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["scan", "while", "cond"])
+def test_forward_mode_runs_a_loop_once(kind):
+    """The pushed loop has the values; the loop itself is not part of the program."""
+
+    def f(u, s):
+        if kind == "scan":
+            return np.sum(tj.scan(lambda c, _: (np.sin(c) * s, c[0]), u, None, 5)[0])
+        if kind == "while":
+            return np.sum(tj.while_loop(lambda c: np.sum(c) < 90.0, lambda c: c * 1.2 + s, u))
+        return np.sum(tj.cond(s > 0.1, lambda: np.sin(u) * s, lambda: u))
+
+    tape = tj.trace(f, U, 0.4)
+    code = program_for(tape, (0, 1), "tangent").code
+    bodies = 2 if kind == "cond" else 1
+    assert len(code.loops) == bodies
+    gradients = tj.grad(f, (0, 1))(U, 0.4)
+    value, tangent = tj.jvp(f, (U, 0.4), (V, 0.5))
+    assert_allclose(value, tj.jit(f)(U, 0.4), 1e-13)
+    assert_allclose(tangent, gradients[0] @ V + 0.5 * gradients[1], 1e-10)
+    # Where nothing moves the loop runs alone.
+    g = lambda u, s, x: x * f(u, s)  # noqa: E731
+    assert len(program_for(tj.trace(g, U, 0.4, 2.0), (2,), "tangent").code.loops) == bodies
+    assert tj.jvp(lambda x: g(U, 0.4, x), (2.0,), (1.0,))[1] == pytest.approx(f(U, 0.4))

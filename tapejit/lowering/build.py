@@ -379,6 +379,8 @@ class _Builder:
             elementwise.lower_forward(Group(frame, [call], shape, n, tiled), stream)
             elementwise.lower_tangent(call, frame, stream, varies, n, shape, tiled)
             return
+        if self._value_and_tangent(stream, call, tuple(varies)):
+            return
         if call.op not in IN_PLACE:
             emit_call(frame, stream, call)
         out = tangent(frame.place(call.result))
@@ -401,6 +403,22 @@ class _Builder:
                 emit_call(frame, stream, call)
         else:
             self._tangent_rule(stream, call, varies, out)
+
+    def _value_and_tangent(self, stream: Stream, call: Call, varies: tuple[bool, ...]) -> bool:
+        """Value and tangent of a call by one rule; whether there is one, and an operand moves."""
+        from .rules import both_tape
+
+        rule = both_tape(call, varies) if any(varies) else None
+        if rule is None:
+            return False
+        moving = [view for view, varied in zip(call.operands, varies, strict=True) if varied]
+        places = [self.frame.place(view) for view in call.operands]
+        places += [tangent(self.frame.place(view)) for view in moving]
+        value, moved = inline(self.arena, stream, rule, places)
+        result = self.frame.place(call.result)
+        stream.copy(result, value)
+        stream.copy(tangent(result), moved)
+        return True
 
     def _tangent_or_zero(self, view: View, varied: bool) -> Place:
         if varied:

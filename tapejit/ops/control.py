@@ -169,6 +169,11 @@ class _Pushed(NamedTuple):
     operands: tuple[tuple[str, int], ...]  # ("value" or "tangent", operand of the loop)
     tangents: tuple[int | None, ...]  # for each output of the loop the one with its tangent
 
+    @property
+    def values(self) -> list[int]:
+        """For each output of the loop the one with its value."""
+        return [k for k in range(len(self.spec.parts)) if k not in self.tangents]
+
 
 @functools.lru_cache(maxsize=1024)
 def _pushed(spec: Spec, moving: tuple[int, ...]) -> _Pushed:
@@ -289,19 +294,32 @@ def _joined(pieces: Sequence[Any]) -> Any:
     return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
-def _tangent(spec: Spec, operands: Sequence[Any], tangents: dict) -> Any:
-    """The tangent of a loop's flat result."""
+def _value_and_tangent(
+    spec: Spec, operands: Sequence[Any], tangents: dict
+) -> tuple[Any, Any] | None:
+    """A loop's flat result and its tangent, by one pushed loop; None where no operand moves."""
     moving = tuple(i for i in sorted(tangents) if spec.is_float(i))
     if not moving:
         return None
     pushed = _pushed(spec, moving)
     given = _arguments(spec, pushed, operands, tangents)
     flat = _call("loop", (pushed.spec,), given, pushed.spec.result_size)
-    pieces = []
-    for part, at in zip(spec.parts, pushed.tangents, strict=True):
-        moves = at is not None
-        pieces.append(_piece(flat, pushed.spec.parts[at]) if moves else np.zeros(part.size))
-    return _joined([*pieces, np.zeros(1)] if spec.dynamic else pieces)
+    parts = pushed.spec.parts
+    values = [_piece(flat, parts[k]) for k in pushed.values]
+    moved = [
+        np.zeros(part.size) if at is None else _piece(flat, parts[at])
+        for part, at in zip(spec.parts, pushed.tangents, strict=True)
+    ]
+    if spec.dynamic:
+        values.append(flat[-1:])  # the number of steps
+        moved.append(np.zeros(1))
+    return _joined(values), _joined(moved)
+
+
+def _tangent(spec: Spec, operands: Sequence[Any], tangents: dict) -> Any:
+    """The tangent of a loop's flat result."""
+    found = _value_and_tangent(spec, operands, tangents)
+    return None if found is None else found[1]
 
 
 def _pulled(
@@ -313,8 +331,7 @@ def _pulled(
     """
     pushed = _pushed(spec, tuple(i for i in sorted(tangents) if spec.is_float(i)))
     pieces: list[Any] = [np.zeros(part.size) for part in pushed.spec.parts]
-    values = [k for k in range(len(pieces)) if k not in pushed.tangents]
-    for part, value, at in zip(spec.parts, values, pushed.tangents, strict=True):
+    for part, value, at in zip(spec.parts, pushed.values, pushed.tangents, strict=True):
         if primal is not None:
             pieces[value] = _piece(primal, part)
         if at is not None:
@@ -366,6 +383,14 @@ def _loop_jvp(tangents: Sequence[Any], f: Any, operands: Sequence[Any], params: 
     return _tangent(spec, operands, {i: t for i, t in enumerate(tangents) if t is not None})
 
 
+def _loop_both(
+    tangents: Sequence[Any], operands: Sequence[Any], params: tuple
+) -> tuple[Any, Any] | None:
+    (spec,) = params
+    moving = {i: t for i, t in enumerate(tangents) if t is not None}
+    return _value_and_tangent(spec, operands, moving)
+
+
 def _pullback_vjp(
     h: Any, f: Any, operands: Sequence[Any], params: tuple, wanted: Sequence[bool] | None = None
 ) -> list[Any]:
@@ -396,5 +421,5 @@ def _pullback_jvp(tangents: Sequence[Any], f: Any, operands: Sequence[Any], para
     return _call("loop_vjp", params, [dg, *inputs], spec.packed_size(active))
 
 
-STRUCTURAL["loop"] = Structural("loop", None, _loop_vjp, _loop_jvp, selective=True)
+STRUCTURAL["loop"] = Structural("loop", None, _loop_vjp, _loop_jvp, both=_loop_both, selective=True)
 STRUCTURAL["loop_vjp"] = Structural("loop_vjp", None, _pullback_vjp, _pullback_jvp, selective=True)

@@ -54,6 +54,9 @@ class Structural:
         ``jvp(tangents, f, operands, params)``: the tangent of the result, ``None`` if it is zero;
         ``tangents`` has ``None`` for operands that don't move.  Both are ``None`` for operations
         whose derivative is zero, and for those that the lowering treats itself (in-place writes).
+    both
+        ``both(tangents, operands, params)``: the result and its tangent where one computation gives
+        them together, ``None`` if no operand moves.
     linear
         Whether the result is linear in the active operands together.
     linear_in
@@ -79,6 +82,7 @@ class Structural:
     active: tuple[int, ...] | None
     vjp: Callable[..., Sequence[Any]] | None = None
     jvp: Callable[..., Any] | None = None
+    both: Callable[..., tuple[Any, Any] | None] | None = None
     linear: bool = False
     linear_in: tuple[int, ...] = ()
     stacked: Callable[[Any, Sequence[Any], tuple, int], tuple] | None = None
