@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tapejit.draw import Node, _constants_beside_uses, _place, draw_nodes
+from tapejit.draw import Node, _constants_beside_uses, draw_nodes
+from tapejit.draw_layout import place
 
 MODEL = [
     Node(0, "w", "input", (30,)),
@@ -82,14 +83,14 @@ def test_tiny_graphs(nodes: list[Node]) -> None:
 
 
 def test_operands_lie_above_their_use() -> None:
-    placed = _place(_constants_beside_uses(MODEL))
+    placed = place(_constants_beside_uses(MODEL))
     for node in placed.nodes.values():
         for operand in node.inputs:
             assert placed.layer_of[operand] < placed.layer_of[node.id]
 
 
 def test_constants_stand_beside_every_use() -> None:
-    placed = _place(_constants_beside_uses(MODEL))
+    placed = place(_constants_beside_uses(MODEL))
     copies = [node.id for node in placed.nodes.values() if node.label == "2.0"]
     uses = [n for n in placed.nodes.values() if n.label == "multiply"]
     assert len(copies) == len(uses) == 2
@@ -103,7 +104,7 @@ def test_boxes_do_not_overlap() -> None:
     pairs = itertools.combinations(range(8), 2)
     sums = [Node(8 + k, "add", "op", (), list(pair)) for k, pair in enumerate(pairs)]
     last = Node(100, "stack", "output", (28,), [node.id for node in sums] + [0])
-    placed = _place([*leaves, *sums, last])
+    placed = place([*leaves, *sums, last])
     for layer in placed.layers:
         for left, right in itertools.pairwise(layer):
             apart = placed.x[right] - placed.x[left]
@@ -117,5 +118,5 @@ def test_first_operand_arrives_on_the_left() -> None:
         Node(1, "a", "input"),
         Node(2, "subtract", "output", (), [1, 0]),
     ]
-    placed = _place(nodes)
+    placed = place(nodes)
     assert placed.x[1, 0] < placed.x[0, 0]
