@@ -89,7 +89,8 @@ class Variant:
             )
         if recording.captured:
             raise TraceError(
-                f"`{self.function.name}` closes over traced values of an enclosing recording"
+                f"`{self.function.name}` closes over traced values of an enclosing recording; pass "
+                "them to it as arguments"
             )
         if self.transform is not None:
             recording = self.transform(recording, self.wrt)

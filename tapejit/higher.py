@@ -93,7 +93,8 @@ class Jacobian(Derived):
         numeric = [leaf for leaf in recording.leaves if isinstance(leaf, int)]
         if not self.of_gradient and len(numeric) != len(recording.leaves):
             raise TraceError(
-                f"jacobian of `{self.function.name}`: the result has leaves that are not numeric"
+                f"jacobian of `{self.function.name}`: the result has leaves that are not numeric; "
+                "return arrays and numbers alone"
             )
         plan = plan_jacobian(tape, wrt, self.way, lanes)
         return recording._replace(tape=plan.tape, plan=plan)

@@ -19,7 +19,7 @@ from .jitted import Jit, engine_of, jit
 from .paths import Path
 from .program import Workspace
 from .recording.record import Constant, Recording
-from .recording.recorder import in_recording
+from .recording.recorder import in_recording, where_am_i
 from .recording.tracer import value_of
 from .results import allocate, bind_in_place, deliver, delivered, results_of, unflattened
 from .stops import raise_stopped
@@ -194,7 +194,8 @@ def _check_shapes(given: Sequence[Any], wanted: Sequence[tuple[int, ...]]) -> No
     shapes = [np.shape(value_of(leaf)) for leaf in given]
     if shapes != list(wanted):
         raise ValueError(
-            f"cotangents (tangents) have shapes {shapes}, but {list(wanted)} are needed"
+            f"{where_am_i()}: cotangents (tangents) have shapes {shapes}, but {list(wanted)} are "
+            "needed"
         )
 
 

@@ -72,7 +72,8 @@ class Replay:
         if structure != self.structure:
             raise TraceError(
                 f"tape of `{name}`: the arguments' structure {structure} differs from the "
-                f"recorded {self.structure}"
+                f"recorded {self.structure}; trace the function anew, or use jit, which keeps a "
+                "tape for each structure"
             )
         kinds = iter(self.kinds)
         values = []

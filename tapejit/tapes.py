@@ -151,7 +151,9 @@ class _Input(int):
 
 def _replay(tape: Tape) -> Replay:
     if not isinstance(tape.call, Replay):
-        raise TraceError(f"tape of `{tape.name}`: derivative tapes are made of traced tapes")
+        raise TraceError(
+            f"tape of `{tape.name}`: derivative tapes are made of those that tapejit.trace returns"
+        )
     return tape.call
 
 

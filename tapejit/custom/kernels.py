@@ -360,10 +360,10 @@ class _Derivatives:
 
         def refuse() -> None:
             if not has_rule:
+                option = "vjp" if part == "reverse" else "jvp"
                 raise UnsupportedError(
-                    f"a derivative of second order of `{self.name}`, whose {part} is a kernel; "
-                    f"give register_op {'vjp' if part == 'reverse' else 'jvp'}= as well, a rule "
-                    "in NumPy"
+                    f"{where_am_i()}: a derivative of second order of `{self.name}`, whose {part} "
+                    f"is a kernel; give register_op {option}= as well, a rule in NumPy"
                 )
 
         @each_vjp
@@ -413,15 +413,15 @@ class _Derivatives:
         parts = self.vjp_rule(g, f, *operands)
         if not isinstance(parts, (tuple, list)) or len(parts) != self.n:
             raise RuleError(
-                f"vjp of `{self.name}` must return a tuple of {self.n} cotangents, one for each "
-                "operand"
+                f"{where_am_i()}: vjp of `{self.name}` must return a tuple of {self.n} "
+                "cotangents, one for each operand"
             )
         for i, (part, operand) in enumerate(zip(parts, operands, strict=True)):
             shapes = np.shape(value_of(part)), np.shape(value_of(operand))
             if part is not None and shapes[0] != shapes[1]:
                 raise RuleError(
-                    f"vjp of `{self.name}`: the cotangent of operand {i} has shape {shapes[0]}, "
-                    f"the operand has shape {shapes[1]}"
+                    f"{where_am_i()}: vjp of `{self.name}`: the cotangent of operand {i} has shape "
+                    f"{shapes[0]}, the operand has shape {shapes[1]}"
                 )
         return parts
 
@@ -430,8 +430,8 @@ class _Derivatives:
         t = self.jvp_rule(tuple(tangents), f, *operands)
         if np.shape(value_of(t)) != np.shape(value_of(f)):
             raise RuleError(
-                f"jvp of `{self.name}`: the tangent has shape {np.shape(value_of(t))}, the result "
-                f"has shape {np.shape(value_of(f))}"
+                f"{where_am_i()}: jvp of `{self.name}`: the tangent has shape "
+                f"{np.shape(value_of(t))}, the result has shape {np.shape(value_of(f))}"
             )
         return t
 
@@ -443,8 +443,8 @@ class _Derivatives:
             return unpacked(flat, [np.shape(value_of(x)) for x in operands])
         if self.vjp_rule is None:
             raise UnsupportedError(
-                f"`{self.name}` has no derivative in reverse mode; give register_op reverse=, a "
-                "kernel, or vjp=, a rule in NumPy"
+                f"{where_am_i()}: `{self.name}` has no derivative in reverse mode; give "
+                "register_op reverse=, a kernel, or vjp=, a rule in NumPy"
             )
         return self.pull(g, f, operands)
 
@@ -459,8 +459,8 @@ class _Derivatives:
             return self.tangent.apply([*moving, *operands, f])
         if self.jvp_rule is None:
             raise UnsupportedError(
-                f"`{self.name}` has no derivative in forward mode; give register_op tangent=, a "
-                "kernel, or jvp=, a rule in NumPy"
+                f"{where_am_i()}: `{self.name}` has no derivative in forward mode; give "
+                "register_op tangent=, a kernel, or jvp=, a rule in NumPy"
             )
         return self.push(moving, f, operands)
 
