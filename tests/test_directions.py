@@ -158,6 +158,26 @@ def test_hessians(program, mode):
         assert_allclose(tj.hvp(staged)(x, V), expected @ V, rtol=1e-10, atol=1e-11)
 
 
+def test_the_cost_of_loops_counts_their_steps():
+    """A loop that all directions run through counts for the choice of the mode."""
+
+    def tall(x, steps):  # more results than arguments: forward
+        step = lambda c, _: (np.stack([c[0] + 0.01 * c[1], c[1] - 0.01 * np.sin(c[0])]), None)  # noqa: E731
+        c, _ = tj.scan(step, x, length=steps)
+        return np.outer(np.arange(1.0, 9.0), c)
+
+    for steps in (10, 1000):
+        found, choice = tj.jacobian(lambda x, n=steps: tall(x, n), explain=True)(X[:2])
+        assert choice.mode == "forward"
+        assert choice.costs["forward"] > 2 * 10.0 * steps
+        _, wide = tj.jacobian(lambda x, n=steps: np.sum(tall(x, n)), explain=True)(X[:2])
+        assert wide.mode == "reverse"
+        assert_allclose(found, tj.jacrev(lambda x, n=steps: tall(x, n))(X[:2]), rtol=1e-10)
+    open_ended = lambda x: tj.while_loop(lambda c: np.sum(c) < 9.0, lambda c: c * 1.1, x)  # noqa: E731
+    _, choice = tj.jacobian(open_ended, explain=True)(X)
+    assert min(choice.costs.values()) > 3 * 100.0
+
+
 @both
 def test_a_direction_at_a_time(program):
     staged, plain = ways(program)

@@ -34,6 +34,8 @@ MOST_SCALAR_ROWS = 2000
 MOST_COMPARED = 20_000
 #: In vector mode: a row for all lanes of a sweep; and what Python does between two sweeps.
 LANE_COST, SWEEP_COST = 3.0, 15000.0
+#: Steps of a ``while_loop``, which nobody knows.
+UNKNOWN_STEPS = 100
 #: Constant seeds (the identity) of up to this many elements are part of the tape.
 MOST_CONSTANTS = 1 << 18
 
@@ -201,9 +203,19 @@ def _elements_cost(call: Call) -> float:
     n = call.result.size
     if call.op in OPS:
         return n * (COSTLY if OPS[call.op].costly else CHEAP)
+    if call.op in ("loop", "loop_vjp"):
+        return _loop_cost(call)
     if call.op == "matmul":
         return PRODUCT * n * call.operands[0].shape[-1]
     return OTHER * max(n, *(view.size for view in call.operands), 1)
+
+
+def _loop_cost(call: Call) -> float:
+    """A body (of branches the longest) as often as it runs; a pullback runs it both ways."""
+    spec = call.params[0]
+    steps = 1 if spec.is_branch else UNKNOWN_STEPS if spec.dynamic else spec.steps
+    ways = 3.0 if call.op == "loop_vjp" else 1.0
+    return ways * steps * max(_cost(body) for body in spec.bodies)
 
 
 # --- blocks of outputs by inputs ------------------------------------------------------------------
