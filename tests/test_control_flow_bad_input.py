@@ -200,6 +200,49 @@ def test_bodies_without_side_effects_do_not_warn():
         tj.jit(lambda x: tj.cond(x > 0.0, lambda: x * settings["rate"], lambda: x))(1.0)
 
 
+def _add(y, x):
+    y += x
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        _add,
+        lambda y, x: np.add(y, x, out=y),
+        lambda y, x: y.__setitem__(..., 2.0 * x),
+        lambda y, x: y.__setitem__(0, 1.0),
+        lambda y, x: y[1:].__setitem__(0, x[0]),
+        lambda y, x: (_add(y, x), _add(y, x)),
+    ],
+)
+def test_outer_arrays_written_with_outer_values(write):
+    """It would happen once, not in each step: an error, however the array is written."""
+
+    def f(x):
+        y = x * 1.0
+        return tj.scan(lambda c, w: (c * w, write(y, x)), x[0], np.ones(3))[0] + np.sum(y)
+
+    with pytest.raises(tj.TracerLeakError, match=r"writes into an array.*y = y.copy\(\)") as e:
+        tj.jit(f)(np.array([0.5, 0.7]))
+    assert line_of(e)
+
+
+def test_a_view_of_an_array_made_in_the_body_names_the_remedy():
+    def f(x, copies):
+        def body(c, w):
+            y = x.copy() if copies else x * 1.0
+            v = y[1:]
+            v += c
+            return np.sum(y), None
+
+        return tj.scan(body, x[0], np.ones(3))[0]
+
+    x = np.array([0.5, 0.7])
+    with pytest.raises(tj.TracerLeakError, match=r"y = y.copy\(\)"):
+        tj.jit(lambda x: f(x, False))(x)
+    assert tj.jit(lambda x: f(x, True))(x) == pytest.approx(1.2 + 1.2 + 1.2 + 0.5)
+
+
 def test_inner_value_written_into_an_outer_array():
     def f(xs):
         total = xs * 0.0

@@ -497,3 +497,81 @@ def test_threads():
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+# --- arrays that a body makes of outer values -----------------------------------------------------
+
+
+def _like(x, c):
+    y = np.zeros_like(x)
+    y[0] = x[1] * c
+    y[1:] = 2.0
+    return y
+
+
+def _copied(x, c):
+    y = x.copy()
+    y[1:] += c
+    v = y[:2]
+    v *= x[1]
+    return y
+
+
+def _computed(x, c):
+    y = np.sin(x)
+    y[0] = c
+    y[1] = x[0]
+    return y
+
+
+def _untouched(x, c):
+    y = x * 2.0
+    y[0] = x[1]  # of outer values alone
+    y[1] *= 3.0
+    return y * c
+
+
+def _added(x, c):
+    y = x * 1.0
+    y += x
+    y += c
+    y[2] = y[0] * c
+    return y
+
+
+def _filled(x, c):
+    y = np.full_like(x, x[2])
+    y[0] = c
+    return np.copy(y)
+
+
+MAKERS = [_like, _copied, _computed, _untouched, _added, _filled]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_arrays_made_in_a_body_can_be_written(make):
+    """... also where they are computed of what the body closes over."""
+    x = np.array([0.7, -0.4, 0.3])
+
+    def staged(x):
+        body = lambda c, w: (np.tanh(np.sum(make(x, c)) * w), np.max(make(x, c)))  # noqa: E731
+        c, ys = tj.scan(body, x[0], np.array([0.5, -1.0, 0.8]))
+        return c + np.sum(ys)
+
+    def plain(x):
+        c, total = x[0], 0.0
+        for w in (0.5, -1.0, 0.8):
+            y = make(x, c)
+            c, total = np.tanh(np.sum(y) * w), total + np.max(y)
+        return c + total
+
+    for point in (x, x + 0.1):
+        assert_allclose(tj.jit(staged)(point), plain(point), rtol=1e-13)
+        assert_allclose(tj.grad(staged)(point), tj.grad(plain)(point), rtol=1e-12)
+        assert_allclose(tj.hvp(staged)(point, x), tj.hvp(plain)(point, x), rtol=1e-11)
+    branch = lambda x: np.sum(tj.cond(x[0] > 0.0, lambda: make(x, x[1]), lambda: x))  # noqa: E731
+    assert_allclose(tj.grad(branch)(x), tj.grad(lambda x: np.sum(make(x, x[1])))(x), rtol=1e-12)
+    inner = tj.jit(lambda x: tj.grad(lambda c: np.sum(make(x, c) ** 2))(x[1]))
+    h = 1e-6
+    slopes = [(inner(x + h * e) - inner(x - h * e)) / (2.0 * h) for e in np.eye(3)]
+    assert_allclose(tj.grad(inner)(x), slopes, rtol=1e-7, atol=1e-8)

@@ -120,7 +120,8 @@ def record_body(
         raise TracerLeakError(
             f"{where_am_i()}: {what} writes into an array of the enclosing function. It is "
             "recorded once for all steps, so that the write would happen once: carry the array "
-            "from step to step instead, or return what is written"
+            "from step to step instead, return what is written, or write into a copy that is made "
+            "in the body (y = y.copy())"
         )
     _warn_of_effects(watch.changed(), what)
     for entry in recording.leaves:

@@ -15,6 +15,7 @@ import numpy as np
 from ..errors import TracedShapeError
 from ..ops.table import OPS
 from ..tape import ARRAY, View, row_major
+from .inner import own
 from .recorder import Recorder, where_am_i
 from .tracer import (
     ArrayTracer,
@@ -271,6 +272,8 @@ def scatter_add(source: Any, index: Any, shape: tuple[int, ...]) -> Any:
 
 def setitem(array: ArrayTracer, index: Any, value: Any) -> None:
     """``array[index] = value``, in place."""
+    if array.rec.inside:
+        own(array)
     rec = array.rec
     rec.check_use()
     if type(value) is rec.scalar_type and value.rec is rec:
@@ -303,7 +306,8 @@ def _refuse_inner(array: ArrayTracer, rec: Recorder) -> None:
 
     raise TracerLeakError(
         f"{where_am_i()}: a traced value of the inner function `{rec.name}` is written into an "
-        f"array of the enclosing `{array.rec.name}`; return it from the inner function instead"
+        f"array of the enclosing `{array.rec.name}`; return it from the inner function instead, or "
+        "write into a copy that is made there (y = y.copy())"
     )
 
 
@@ -417,6 +421,8 @@ def _move(cell: Cell, rec: Recorder, buffer: int) -> None:
 
 def replace(array: ArrayTracer, fresh: Any) -> None:
     """``array[...] = fresh`` for a result that nothing else refers to: its buffer is taken over."""
+    if array.rec.inside:
+        own(array)
     if (
         type(fresh) is not type(array)
         or fresh.rec is not array.rec

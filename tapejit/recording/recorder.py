@@ -118,11 +118,16 @@ def activate(rec: Recorder) -> Iterator[None]:
     """Make ``rec`` this thread's innermost recording."""
     stack = _active.__dict__.setdefault("stack", [])
     _count(1)
+    around = enclosing()
+    for outer in around:
+        outer.inside += 1
     stack.append(rec)
     try:
         yield
     finally:
         stack.pop()
+        for outer in around:
+            outer.inside -= 1
         _count(-1)
 
 
@@ -173,6 +178,8 @@ class Recorder(ArrayRegion):
     #: The classes of its traced values.
     scalar_type: type
     array_type: type
+    #: How many recordings are under way inside of this one.
+    inside = 0
 
     def __init__(self, name: str = "<function>", body: str = "") -> None:
         super().__init__()
@@ -204,6 +211,9 @@ class Recorder(ArrayRegion):
         self._captures: dict[tuple[int, int], Any] = {}
         self._kept_captures: list[Any] = []  # whose identities are keys
         self.writes = 0
+        #: For each enclosing recording how many buffers it had; its arrays that were written into.
+        self.known_buffers = {outer: len(outer.buffers) for outer in enclosing()}
+        self.outer_cells: list[Any] = []
         self._element_writes: dict[int, list[tuple[int, int]]] = {}
         self._region_writes: list[tuple[int, View, View]] = []
         self._dynamic_writes: list[tuple[int, View, View, View]] = []

@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import TracedShapeError, TraceError, UnsupportedError
 from ..ops.table import OPS, Elementwise
 from ..tape import ARRAY, View
-from .recorder import Recorder, where_am_i
+from .recorder import Recorder, innermost, where_am_i
 from .tracer import (
     ArrayTracer,
     Cell,
@@ -209,6 +209,7 @@ def _like(
     rec, (x, scalar) = operands(x, scalar)
     if rec is None:
         return np.full_like(x, scalar, dtype, shape=shape)
+    rec, scalar = innermost(rec), lift(innermost(rec), scalar)
     if shape is None:
         shape = x.shape
     elif not isinstance(shape, (tuple, list)):
