@@ -9,6 +9,7 @@ from test_passes import sweep
 import tapejit as tj
 from tapejit.config import settings
 from tapejit.interpreters.layout import DONE
+from tapejit.listing import rows
 from tapejit.ops.table import OPS
 from tapejit.recording.tracer import apply
 
@@ -188,20 +189,14 @@ def test_every_operation_on_arrays(op):
     def used_again(*xs):
         return apply(op, *xs) * 1.0, [x * 2.0 for x in xs]
 
-    def partly_constant(x):
-        return [apply(op, *xs[:i], x, *xs[i + 1 :]) for i in range(op.arity)]
-
     def everything():
-        results = []
-        for f, args in ((used_again, xs), (lambda *xs: apply(op, *xs) * 1.0, xs)):
-            value, pullback = tj.vjp(f, *args)
-            seeds = [np.where(np.arange(6) % 2, 0.0, 1.5)] + [np.ones(6)] * op.arity
-            seed = seeds[0] if f is not used_again else (seeds[0], seeds[1:])
-            _, tangent = tj.jvp(f, args, [np.cos(x) for x in args])
-            results += [value, pullback(seed), tangent]
-        for i in range(op.arity):
-            value, pullback = tj.vjp(lambda x, i=i: partly_constant(x)[i], xs[i])
-            results += [value, pullback(np.ones(6))]
+        value, pullback = tj.vjp(used_again, *xs)
+        seed = np.where(np.arange(6) % 2, 0.0, 1.5)
+        results = [value, pullback((seed, [np.ones(6)] * op.arity))]
+        for i in range(op.arity):  # the others constant
+            alone = lambda x, i=i: apply(op, *xs[:i], x, *xs[i + 1 :])  # noqa: E731
+            results += [tj.vjp(alone, xs[i])[1](seed), tj.jvp(alone, (xs[i],), (np.cos(xs[i]),))]
+        results.append(tj.jvp(lambda *xs: apply(op, *xs), xs, [np.cos(x) for x in xs]))
         return [np.asarray(x) for x in optree.tree_leaves(results)]
 
     want = everything()
@@ -211,15 +206,20 @@ def test_every_operation_on_arrays(op):
 
 @pytest.mark.parametrize("op", OPS.values(), ids=OPS)
 def test_every_operation_as_it_was_recorded(op):
-    """Without passes, which would take some operations for others; on scalars."""
-    values = [float(domain.sample(RNG, 1)[0]) for domain in op.domain]
-    tape = tj.trace(lambda *xs: apply(op, *xs), *values)
-    assert OPS[op.name].code in tape.code[:, 0]
-    want = sweep(tape, *values, wrt=range(op.arity))
-    with tj.testing.plain_python():
-        got = sweep(tape, *values, wrt=range(op.arity))
-    assert got[0] == want[0] == DONE
-    agree([got[1], *got[2]], [want[1], *want[2]])
+    """Without passes, which would take some operations for others."""
+    points = [domain.sample(RNG, 3) for domain in op.domain]
+    numbers = [float(x[0]) for x in points]
+    for f, args in (
+        (lambda *xs: apply(op, *xs), numbers),
+        (lambda *xs: np.sum(apply(op, *xs)), points),
+    ):
+        tape = tj.trace(f, *args)
+        assert op.name in [row.op for row in rows(tape)]
+        want = sweep(tape, *args, wrt=range(op.arity))
+        with tj.testing.plain_python():
+            got = sweep(tape, *args, wrt=range(op.arity))
+        assert got[0] == want[0] == DONE
+        agree([got[1], *got[2]], [want[1], *want[2]])
 
 
 def paths(x, n):
