@@ -726,6 +726,68 @@ def test_errors(function, error, words):
         assert "test_numpy_functions.py" in str(caught.value)
 
 
+BAD_CALLS = {
+    "sum over an axis twice": lambda x, a: np.sum(a, axis=(0, 0)),
+    "sum over a missing axis": lambda x, a: np.sum(a, axis=3),
+    "equal split of four in three": lambda x, a: np.split(x, 3),
+    "norm of order 'bad'": lambda x, a: np.linalg.norm(x, "bad"),
+    "norm over one axis twice": lambda x, a: np.linalg.norm(a, axis=(0, 0)),
+    "norm over three axes": lambda x, a: np.linalg.norm(a.reshape(1, 2, 3), axis=(0, 1, 2)),
+    "determinant of an oblong matrix": lambda x, a: np.linalg.det(a),
+    "quantile beyond one": lambda x, a: np.quantile(x, 1.5),
+    "select of unequal lists": lambda x, a: np.select([x > 0], [x, x]),
+    "choose of a missing choice": lambda x, a: np.choose([0, 1, 5, 0], [x, x]),
+    "tensordot of other lengths": lambda x, a: np.tensordot(x, a, axes=1),
+    "einsum with a missing operand": lambda x, a: np.einsum("i,j->ij", x),
+    "einsum of other dimensions": lambda x, a: np.einsum("ij->i", x),
+    "convolution in no mode": lambda x, a: np.convolve(x, x, "bad"),
+    "convolution with nothing": lambda x, a: np.convolve(x, x[:0]),
+    "gradient of one element": lambda x, a: np.gradient(x[:1]),
+    "gradient with too many spacings": lambda x, a: np.gradient(x, 1.0, 2.0),
+    "index beyond the end": lambda x, a: x[7],
+    "element set to an array": lambda x, a: x.copy().__setitem__(0, x),
+    "reshape to another size": lambda x, a: x.reshape(3, 2),
+    "shapes that do not broadcast": lambda x, a: x + a,
+    "concatenation of other dimensions": lambda x, a: np.concatenate([x, a]),
+    "stack of other shapes": lambda x, a: np.stack([x, x[:2]]),
+    "matrix product of other lengths": lambda x, a: a @ x,
+    "transpose by a wrong permutation": lambda x, a: np.transpose(a, (0, 0)),
+    "squeeze of a longer axis": lambda x, a: np.squeeze(a, 0),
+    "dot of other lengths": lambda x, a: np.dot(a, x),
+    "roll along a missing axis": lambda x, a: np.roll(a, 1, axis=4),
+    "repeat with a wrong count": lambda x, a: np.repeat(x, [1, 2]),
+    "broadcast to fewer elements": lambda x, a: np.broadcast_to(x, (2,)),
+    "moveaxis of a missing axis": lambda x, a: np.moveaxis(a, 5, 0),
+    "maximum of nothing": lambda x, a: np.max(x[:0]),
+    "take beyond the end": lambda x, a: np.take(x, [9]),
+    "trapezoid along a missing axis": lambda x, a: np.trapezoid(x, axis=2),
+    "interpolation of unequal lists": lambda x, a: np.interp(x, [0.0, 1.0], [1.0, 2.0, 3.0]),
+    "interpolation with period zero": lambda x, a: np.interp(x, x, x, period=0.0),
+    "interpolation of nothing": lambda x, a: np.interp(x, x[:0], x[:0]),
+    "interpolation of a table": lambda x, a: np.interp(x, a, a),
+    "triangle of a scalar": lambda x, a: np.tril(x[0]),
+    "three-dimensional diagonal": lambda x, a: np.diag(a.reshape(1, 2, 3)),
+    "cross product of four": lambda x, a: np.cross(x, x),
+    "solving with an oblong matrix": lambda x, a: np.linalg.solve(a, x),
+    "cumulative sum of a missing axis": lambda x, a: np.cumsum(a, axis=2),
+    "mean of a missing axis": lambda x, a: np.mean(a, axis=-3),
+    "assignment to a read-only window": lambda x, a: np.broadcast_to(x, (2, 4)).__setitem__(
+        (0, 0), x[0]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CALLS)
+def test_errors_are_numpys(name):
+    """What NumPy refuses is refused, with an exception of the same kind."""
+    function = BAD_CALLS[name]
+    x, a = np.array([0.5, 1.5, -0.7, 1.2]), np.arange(6.0).reshape(2, 3) + 0.5
+    with pytest.raises(Exception) as refused, np.errstate(all="ignore"):
+        function(x, a)
+    with pytest.raises(refused.type):
+        tj.jit(function)(x, a)
+
+
 def test_empty_arrays():
     x = np.zeros((0, 3))
     for function in (np.sum, np.prod, lambda x: np.sum(x, axis=0), lambda x: x @ np.ones(3),

@@ -98,7 +98,15 @@ def interp(
 ) -> Any:
     """Piecewise linear interpolation; points, knots and values may be traced."""
     _, (x, xp, fp) = operands(x, xp, fp)
+    if xp.ndim != 1 or fp.shape != xp.shape or xp.shape[0] == 0:
+        raise ValueError(
+            f"np.interp: xp and fp must be 1-d, of one length, and not empty; their shapes are "
+            f"{xp.shape} and {fp.shape}"
+        )
     if period is not None:
+        if period == 0:
+            raise ValueError("np.interp: period must not be zero")
+        period = abs(period)
         x, xp = x % period, xp % period
         order = np.argsort(xp)
         xp, fp = take(xp, order), take(fp, order)

@@ -535,6 +535,8 @@ def roll(a: Any, shift: Any, axis: Any = None) -> Any:
         return reshape(roll(ravel(a), shift, 0), a.shape)
     shifts, axes = np.broadcast_arrays(shift, axis)
     for by, along in zip(shifts.ravel().tolist(), axes.ravel().tolist(), strict=True):
+        if not -a.ndim <= along < a.ndim:
+            raise np.exceptions.AxisError(along, a.ndim)
         n = a.shape[along]
         by = by % n if n else 0
         if by:
@@ -627,8 +629,10 @@ def _pad_constant(a: Any, pad_width: Any, constants: Any) -> Any:
 def diag(v: Any, k: int = 0) -> Any:
     """The diagonal as a view, or a matrix with it."""
     v = operand(v)
-    if v.ndim != 1:
+    if v.ndim == 2:
         return diagonal(v, k)
+    if v.ndim != 1:
+        raise ValueError(f"np.diag: the input must be 1- or 2-d, it has shape {v.shape}")
     from .indexing import scatter_add
 
     n = v.size + abs(k)
