@@ -120,6 +120,7 @@ class BodyLowering:
         streams = [stream]
         if loop.varied is not None:
             streams.append(self._reverse(builder, segments, starts))
+        self._constants(builder)  # after all code was written
         code = [s.words() for s in streams]
         self._settle(builder, streams, code)
         reversed_words = code[1] if len(code) > 1 else np.zeros(0, np.int32)
@@ -191,10 +192,6 @@ class BodyLowering:
     def _values(self, builder: Any) -> None:
         """The lists for the forward sweep."""
         lists = self.lists
-        for offset, value in builder.arena.scalar_constants.items():
-            bits = int(np.float64(value).view(np.int64))
-            lists[words.CONSTANTS] += (offset, bits)
-            lists[words.FIXED] += (1, offset)
         for i, leaf in enumerate(self.body.inputs):
             place, n = builder.frame.place(leaf.view), leaf.view.size
             if self._kind(i) == "carry":
@@ -210,6 +207,13 @@ class BodyLowering:
             self.uses.given.append(slot.offset)
             packed += n * self.loop.steps
         self.count_at = packed
+
+    def _constants(self, builder: Any) -> None:
+        """The numbers of the body, and of the rules that its reverse code runs."""
+        for offset, value in builder.arena.scalar_constants.items():
+            bits = int(np.float64(value).view(np.int64))
+            self.lists[words.CONSTANTS] += (offset, bits)
+            self.lists[words.FIXED] += (1, offset)
 
     def _carry(self, i: int, place: Place, output: Any) -> None:
         """A carry's way into a step and out of it; who is held is known when all is written."""
