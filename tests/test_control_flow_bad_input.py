@@ -1,6 +1,7 @@
 """Staged control flow: bad input, endless loops, interrupts."""
 
 import functools
+import resource
 import signal
 import threading
 import warnings
@@ -375,14 +376,34 @@ def powers(schedule):
 
 
 def test_snapshots_in_a_file(tmp_path):
-    f = tj.grad(powers(tj.TwoLevel(1, 3, directory=str(tmp_path))))
-    assert f(1.5) == tj.grad(powers(None))(1.5)
+    for directory in (tmp_path, str(tmp_path)):
+        f = tj.grad(powers(tj.TwoLevel(1, 3, directory=directory)))
+        assert f(1.5) == tj.grad(powers(None))(1.5)
     with pytest.raises(tj.ScheduleError, match="No such file"):
         tj.grad(powers(tj.TwoLevel(1, 3, directory=str(tmp_path / "nowhere"))))(1.5)
     nested = lambda x: tj.fori_loop(0, 3, lambda i, y: powers(tj.TwoLevel(1, 3))(y), x)  # noqa: E731
     with pytest.raises(tj.ScheduleError, match="body of another loop"):
         tj.grad(nested)(1.5)
     assert tj.jit(nested)(1.5) == pytest.approx(nested(1.5))  # values keep nothing
+
+
+def test_a_disk_without_room_loses_nothing():
+    """... and names what is needed; the function works once there is room again."""
+    step = lambda c, _: (np.sin(c) * c, None)  # noqa: E731
+    f = lambda x, ck: np.sum(tj.scan(step, x, length=200, checkpoint=ck)[0])  # noqa: E731
+    x = np.linspace(0.5, 1.5, 100)
+    gradient = tj.grad(lambda x: f(x, tj.TwoLevel(2, 30)))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+        for _ in range(2):
+            with pytest.raises(tj.ScheduleError, match="30 snapshots of 800 B on disk need 24 kB"):
+                gradient(x)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert (gradient(x) == tj.grad(lambda x: f(x, None))(x)).all()
 
 
 def test_a_file_that_fails(monkeypatch):

@@ -295,6 +295,7 @@ def test_zero_steps():
         (lambda: tj.StoreAll().layout(None), "needs to know the number of steps"),
         (lambda: tj.Revolve(3).layout(None), "Online"),
         (lambda: tj.Revolve(3).layout(-2), "negative"),
+        (lambda: tj.TwoLevel(1, 1, directory=5), "directory is a path, not 5"),
     ],
 )
 def test_bad_schedules(make, message):

@@ -8,6 +8,7 @@ snapshots it may hold, where, and how many steps it stores at once (a :class:`La
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -292,12 +293,16 @@ class TwoLevel(Schedule):
     memory: int
     disk: int
     every: int = 1
-    directory: str | None = None
+    directory: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         _check(self, "memory", 0)
         _check(self, "disk", 0 if self.memory else 1)
         _check(self, "every", 1)
+        if self.directory is not None:
+            if not isinstance(self.directory, (str, os.PathLike)):
+                raise ScheduleError(f"TwoLevel: directory is a path, not {self.directory!r}")
+            object.__setattr__(self, "directory", os.fspath(self.directory))
 
     def layout(self, steps: int | None, costs: Costs = NO_COSTS) -> Layout:
         steps = _known(self, steps)
