@@ -20,9 +20,9 @@ from .paths import Path, PathTrie
 from .program import Program, Workspace, program_for
 from .recording.record import Recording, record_function
 from .recording.recorder import at_samples
-from .stops import raise_status, raise_stopped
+from .stops import raise_stopped
 
-__all__ = ["Compiled", "Variant", "guard_length", "raise_status"]
+__all__ = ["Compiled", "Variant", "guard_length"]
 
 MAX_PATHS = 64
 #: After this many recordings in a row that no later call used, paths are no longer kept.

@@ -19,11 +19,12 @@ from ..interpreters.entry import BIND, DELIVER, OBJECT, RUN_FORWARD
 from ..interpreters.layout import CALL
 from ..program import program_for
 from ..recording.tracer import Cell
+from ..stops import raise_stopped
 from ..tape import ARRAY, SCALAR, Call, Tape, View, row_major, size_of
 from .enter import Tensor
 from .grad_mode import local
 from .pieces import NOWHERE, Piece, Source, numbered
-from .plans import Plan
+from .plans import GRAPH, Plan
 
 __all__ = ["recorded_gradients"]
 
@@ -81,7 +82,7 @@ def _values(
             record[OBJECT] = id(array)
     status = workspace.run(BIND | RUN_FORWARD | DELIVER)
     if status != layout.DONE:
-        plan.stopped(workspace, program, status)
+        raise_stopped(workspace, status, GRAPH)
     results = [workspace.scalars[k] if array is None else array for k, array in enumerate(arrays)]
     program.give_back(workspace)
     return results

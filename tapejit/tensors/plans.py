@@ -16,9 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from ..compiled import as_argument, raise_status
+from ..compiled import as_argument
 from ..config import settings
-from ..errors import TraceError
 from ..interpreters import entry, layout
 from ..interpreters.entry import (
     BIND,
@@ -30,8 +29,8 @@ from ..interpreters.entry import (
     RUN_TANGENT,
 )
 from ..program import Program, Workspace, program_for
-from ..recording.recorder import where_am_i
 from ..shortcut import usable
+from ..stops import leave_short_way, raise_stopped
 from ..tape import Tape, View
 from .extract import Extract, extract
 from .pieces import Piece
@@ -43,6 +42,8 @@ MAX_PLANS = 256
 #: Pieces with more words than this are known by a digest of their rows.
 LONG = 1024
 
+#: What a sweep that stops at no known line is called.
+GRAPH = "a graph of tensors"
 #: How often graphs were laid out, for tests.
 counts = {"laid out": 0}
 
@@ -137,7 +138,7 @@ class Plan:
                 workspace.values[slot.offset : slot.offset + size] = np.ravel(seed)
             status = workspace.run(RUN_REVERSE | DELIVER)
         if status != layout.DONE:
-            self.stopped(workspace, self.program, status)
+            raise_stopped(workspace, status, GRAPH)
         results = [
             workspace.scalars[k] if array is None else array for k, array in enumerate(arrays)
         ]
@@ -184,20 +185,16 @@ class Plan:
             if array is not None:
                 words[k] = id(array)
         status = _run(workspace.address, 0, _ALL)
+        if status == layout.PAUSED:
+            status = workspace.resume(_ALL)
         if status != layout.DONE:
-            workspace.clear()
+            leave_short_way(workspace, status)
             self._pool.append(workspace)
             return None
         for k in self.at_scalars:
             results[k] = workspace.scalars[k]
         self._pool.append(workspace)
         return results
-
-    def stopped(self, workspace: Workspace, program: Program, status: int) -> None:
-        """Raise the exception of a sweep that stopped."""
-        row = program.row_at(int(workspace.context[layout.FAILED]))
-        raise_status(status, program.tape, row)
-        raise TraceError(f"{where_am_i()}: a sweep over this graph stopped with status {status}")
 
     def tangents(
         self, pieces: Sequence[Piece], cuts: Sequence[Any], moving: Sequence[Any]
@@ -216,7 +213,7 @@ class Plan:
                 record[OBJECT] = id(array)
         status = workspace.run(BIND | RUN_TANGENT | DELIVER)
         if status != layout.DONE:
-            self.stopped(workspace, self.program, status)
+            raise_stopped(workspace, status, GRAPH)
         results = [
             workspace.scalars[k] if array is None else array for k, array in enumerate(arrays)
         ]

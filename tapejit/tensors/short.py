@@ -2,8 +2,8 @@
 
 Each records what the general way (:mod:`tapejit.tensors.enter`) would, with fewer steps, and
 returns ``None`` where it does not apply: other dtypes, views, broadcasting, several pieces,
-``no_grad``, the inside of a NumPy function.  What a script expects (:mod:`tapejit.tensors.followers`)
-is not even recorded.
+``no_grad``, the inside of a NumPy function.  What a script expects is not even recorded
+(:mod:`tapejit.tensors.followers`).
 """
 
 from __future__ import annotations
