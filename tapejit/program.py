@@ -185,17 +185,11 @@ class _Memory:
         c[layout.SCRATCH] = self.scratch.ctypes.data
         for i, array in enumerate(code.large_constants):
             c[layout.CONTEXT_WORDS - 1 - i] = array.ctypes.data
-        # A loop's reverse sweep may also be part of a program without one.
+        # A loop's reverse sweep may also be part of a program without one; and its body may have
+        # adjoints though no reverse code, where cotangents just pass, or end.
+        inside = scratch[code.scratch_size :]
         self.children = [
-            _Memory(
-                loop.child,
-                table,
-                addresses,
-                "gradient" if len(loop.child.reverse) else "value",
-                budget,
-                scratch[code.scratch_size :],
-            )
-            for loop in code.loops
+            _Memory(loop.child, table, addresses, "gradient", budget, inside) for loop in code.loops
         ]
         self.records = _table(len(self.children), loop_kernels.RECORD)
         for record, child, loop in zip(self.records, self.children, code.loops, strict=True):

@@ -619,3 +619,18 @@ def test_forward_mode_runs_a_loop_once(kind):
     g = lambda u, s, x: x * f(u, s)  # noqa: E731
     assert len(program_for(tj.trace(g, U, 0.4, 2.0), (2,), "tangent").code.loops) == bodies
     assert tj.jvp(lambda x: g(U, 0.4, x), (2.0,), (1.0,))[1] == pytest.approx(f(U, 0.4))
+
+
+def test_a_body_without_reverse_code_has_its_adjoints():
+    """Cotangents of carries that go nowhere are cleared all the same."""
+
+    def f(a):
+        (a, _), _ = tj.scan(lambda c, x: ((0.5 * x, c[0] > 2.0), None), (a, True), np.arange(3.0))
+        return a
+
+    gradient = tj.grad(f)
+    assert gradient(0.3) == 0.0
+    program = program_of(gradient)
+    (child,) = Workspace(program).memory.children
+    assert len(child.code.reverse) == 0
+    assert len(child.adjoints) == child.code.adjoint_size > 0
