@@ -234,6 +234,8 @@ def _merged(lists: list[list[int]]) -> list[list[int]]:
     # Of each entry: its length, then what grows along with it.
     for number, length, ends in (
         (words.CARRIES_IN, 1, (0, 3)), (words.CARRIES_OUT, 2, (1, 3)),
+        (words.SEEDS, 2, (0, 1, 4)), (words.CARRY_GRADIENTS, 2, (1, 3, 4)),
+        (words.FIRST_GRADIENTS, 0, (1, 2)),
     ):  # fmt: skip
         width, merged = words.WIDTHS[number], []
         for k in range(0, len(lists[number]), width):

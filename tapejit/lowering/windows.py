@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from ..tape import Tape
 from .frame import padded
 from .liveness import place_ranges
 from .reads import units_read, units_restored
@@ -45,47 +46,79 @@ def settle_window(
     tape, frame = builder.tape, builder.frame
     n = tape.n_scalars
     first, last = mentions(tape)
-    chosen = last >= -1
-    chosen[n:] &= np.isin(np.arange(len(tape.buffers)), list(tape.addressed))
-    kept = np.zeros(len(first), bool)
-    kept[tape.scalar_constants[0]] = True
-    kept[[unit(tape.inputs[i].view, tape) for i in lasting]] = True
-    always = kept.copy()
-    varied = np.zeros(n, bool)
+    is_placed = last >= -1
+    is_placed[n:] &= np.isin(np.arange(len(tape.buffers)), list(tape.addressed))
+    always = np.zeros(len(first), bool)
+    always[tape.scalar_constants[0]] = True
+    always[[unit(tape.inputs[i].view, tape) for i in lasting]] = True
+    kept, varied = always.copy(), np.zeros(n, bool)
     if is_reversed:
         marks = builder.find_varied(segments).varied
         varied = marks[:n] != 0
         kept[units_restored(tape, tape.calls)] = True
         for segment in segments:
             kept[units_read(tape, segment, builder.group, marks)] = True
-    is_array = np.arange(len(first)) >= n
-    offsets = np.zeros(len(first), np.int64)
-    sizes = np.ones(len(first), np.int64)
-    sizes[n:] = [padded(buffer.size) for buffer in tape.buffers]
-
-    passing = chosen & ~kept
-    # Array code may name its scalars, as the sum that a chain adds up, before their rows.
-    alone = is_array.copy()
-    alone[[unit(view, tape) for call in tape.calls for view in (*call.operands, call.result)]] = 1
-    top = _in_a_row(passing & is_array, sizes, offsets, 0)
-    top = _in_a_row(passing & alone & ~is_array, sizes, offsets, top)
+    places = _Places(tape)
+    passing = is_placed & ~kept
+    top = places.array_units(passing)
+    top = _alone(tape, places, passing, first, top)
     for is_active in (True, False):
-        units = np.flatnonzero((passing & ~alone)[:n] & (varied == is_active))
-        found, extent = place_ranges(first[units], last[units], sizes[units])
-        offsets[units] = top + found
-        top += extent
-    top = frame.arena.fixed(top) + padded(top)
-    size = 0
-    for group in (is_array, always & ~is_array, ~always & ~is_array):
-        size = _in_a_row(chosen & kept & group, sizes, offsets, size)
-    offsets[chosen & kept] += frame.arena.fixed(size)
-    offsets[~chosen] = -1
+        waiting = (passing & ~places.is_placed)[:n] & (varied == is_active)
+        top = places.by_ranges(np.flatnonzero(waiting), first, last, top)
+    frame.arena.fixed(top)
+    start = places.array_units(is_placed & kept, padded(top))
+    for group in (always, kept):
+        start = places.in_a_row(np.flatnonzero(is_placed & group & ~places.is_placed), start)
+    frame.arena.fixed(start - padded(top))
+    offsets = np.where(is_placed, places.offsets, -1)
     frame.settle(offsets[:n], offsets[n:], builder.scalar_elements(), frame.arena.size)
-    return int(top)
+    return int(padded(top))
 
 
-def _in_a_row(chosen: np.ndarray, sizes: np.ndarray, offsets: np.ndarray, start: int) -> int:
-    """Places one behind the other; where they end."""
-    ends = start + np.cumsum(sizes[chosen])
-    offsets[chosen] = ends - sizes[chosen]
-    return int(ends[-1]) if len(ends) else start
+class _Places:
+    """Offsets of units, as they are given."""
+
+    def __init__(self, tape: Tape) -> None:
+        n = tape.n_scalars + len(tape.buffers)
+        self.offsets = np.zeros(n, np.int64)
+        self.is_placed = np.zeros(n, bool)
+        self.sizes = np.ones(n, np.int64)
+        self.sizes[tape.n_scalars :] = [padded(buffer.size) for buffer in tape.buffers]
+        self.n_scalars = tape.n_scalars
+
+    def array_units(self, chosen: np.ndarray, start: int = 0) -> int:
+        """Places for the buffers among the units of a mask; where they end."""
+        units = np.flatnonzero(chosen)
+        return self.in_a_row(units[units >= self.n_scalars], start)
+
+    def in_a_row(self, units: np.ndarray, start: int) -> int:
+        """Places one behind the other; where they end."""
+        ends = start + np.cumsum(self.sizes[units])
+        self.offsets[units] = ends - self.sizes[units]
+        self.is_placed[units] = True
+        return int(ends[-1]) if len(ends) else start
+
+    def by_ranges(self, units: np.ndarray, first: np.ndarray, last: np.ndarray, start: int) -> int:
+        """Places shared by live ranges; where they end."""
+        found, extent = place_ranges(first[units], last[units], self.sizes[units])
+        self.offsets[units] = start + found
+        self.is_placed[units] = True
+        return start + extent
+
+
+def _alone(tape: Tape, places: _Places, passing: np.ndarray, first: np.ndarray, start: int) -> int:
+    """Places for scalars that share none; where they end.
+
+    Results lie in their order, so that they are copied together.  Array code may name its scalars
+    before their rows, as the sum that a chain adds up.
+    """
+    results = [u for u in _results(tape) if first[u] >= 0]
+    named = [unit(view, tape) for call in tape.calls for view in (*call.operands, call.result)]
+    units = np.array(list(dict.fromkeys([*results, *named])), np.int64)
+    units = units[passing[units] & ~places.is_placed[units]]
+    return places.in_a_row(units[units < tape.n_scalars], start)
+
+
+def _results(tape: Tape) -> list[int]:
+    """The units of a tape's outputs, each once."""
+    return list(dict.fromkeys(unit(leaf.view, tape) for leaf in tape.outputs))
