@@ -1,6 +1,7 @@
 """Memory: replays allocate what they return, tapes grow with the work, programs are freed."""
 
 import gc
+import sys
 import tracemalloc
 import weakref
 
@@ -86,7 +87,8 @@ def test_a_replay_into_a_buffer_allocates_nothing_in_python(f, n):
         g(x, out=buffer)
     kept, most = allocated(lambda: g(x, out=buffer), 1000)
     assert kept < 200
-    assert most < 500
+    # Under a tracer (of coverage) each call of a Python function makes a frame object.
+    assert most < (500 if sys.gettrace() is None else 1000)
 
 
 def test_a_replay_without_a_buffer_allocates_the_gradient_alone():
