@@ -507,6 +507,68 @@ def numpys(x):
     assert not any(local.state.scripts.values())
 
 
+# --- what looks the same and is not ---------------------------------------------------------------
+
+
+def test_a_leaf_that_requires_no_gradient_any_more_takes_part_as_data():
+    def f(x, stops):
+        y = np.sin(x)
+        if stops:
+            x.requires_grad_(False)
+        return np.sum(y * x)
+
+    learnt(lambda x: f(x, False), leaf(0.3, 0.7))
+    x = leaf(0.3, 0.7)
+    f(x, True).backward()
+    values = np.array([0.3, 0.7])
+    np.testing.assert_allclose(x.grad.numpy(), np.cos(values) * values, rtol=1e-14)
+
+
+def test_a_number_that_requires_no_gradient_any_more_takes_part_as_data():
+    for k in range(4):
+        a = tj.tensor(1.5, requires_grad=True)
+        b = a * 2.0
+        if k in (0, 3):
+            a.requires_grad_(False)
+        (b * a).backward()
+        assert a.grad.item() == (3.0 if k in (0, 3) else 6.0)
+
+
+def test_negative_zero_is_another_number():
+    def f(x, zero):
+        return np.copysign(np.sum(x), zero) * 2.0
+
+    learnt(lambda x: f(x, 0.0), leaf(1.0, 2.0))
+    x = leaf(1.0, 2.0)
+    f(x, -0.0).backward()
+    assert x.grad.tolist() == [-2.0, -2.0]
+
+
+@pytest.mark.parametrize("function", [np.take_along_axis, np.ldexp])
+def test_what_is_computed_of_integers_is_not_taken_for_them(function):
+    rest = (1,) if function is np.take_along_axis else ()
+    for k in range(5):
+        values = np.arange(6.0).reshape(2, 3) + k
+        places = np.roll([[0, 1, 2], [2, 1, 0]], k, 1)
+
+        def f(x, places=places):
+            return np.sum(function(x, places, *rest) * np.array([1.0, 2.0, 4.0]))
+
+        x = tj.tensor(values, requires_grad=True)
+        f(x).backward()
+        np.testing.assert_allclose(x.grad.numpy(), tj.grad(f)(values))
+
+
+def test_floats_of_less_digits_are_recorded_as_float64():
+    for _ in range(5):
+        x, scale = leaf(0.1, 0.7), tj.tensor([0.25, 3.0])
+        y = x.astype(np.float32) * scale.astype(np.float32)
+        np.sum(y).backward()
+        assert y.dtype == np.float64
+        assert y.tolist() == [0.1 * 0.25, 0.7 * 3.0]
+        assert x.grad.tolist() == [0.25, 3.0]
+
+
 # --- any program ----------------------------------------------------------------------------------
 
 MATRIX = np.random.default_rng(0).normal(size=(3, 3))

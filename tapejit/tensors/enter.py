@@ -261,7 +261,12 @@ def _wrapped(result: Any, found: list[Tensor]) -> Any:
 
 
 def wrap(value: Any, sharing: Iterable[Tensor]) -> Any:
-    """A tensor without a graph; a view of one of the tensors ``sharing`` stays a view."""
+    """A tensor without a graph; a view of one of the tensors ``sharing`` stays a view.
+
+    Floats become float64.
+    """
+    if value.dtype.kind == "f" and value.dtype != np.float64:
+        value = value.astype(np.float64)  # what sweeps read
     if value.ndim == 0:
         return new_scalar(value[()] if type(value) is np.ndarray else value)
     base = value.base

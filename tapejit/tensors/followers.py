@@ -66,7 +66,8 @@ class Follower(Piece):
         at = self._known.get(id(x))
         if at is not None:
             value, leaf, memory, version = self.entered[at]
-            if leaf is x and (value is x.value if memory is None else memory.version == version):
+            unchanged = value is x.value if memory is None else memory.version == version
+            if leaf is x and unchanged and x.rec is LEAF:
                 return self.script.places[at]
         kind = type(x)
         if kind is self.array_type:
@@ -117,7 +118,7 @@ class Follower(Piece):
     def _given(
         self, note: Note, args: tuple, kwargs: dict[str, Any], arrays: list[np.ndarray]
     ) -> list[Any] | None:
-        """Plain operands, if they are the expected ones; copies of arrays go to ``arrays``."""
+        """Plain operands, if they are the expected ones; ``arrays`` gets copies, which enter."""
         given: list[Any] = []
         try:
             for arg, (kind, expected) in zip(args, note.operands, strict=True):
@@ -137,7 +138,7 @@ class Follower(Piece):
                     ):
                         return None
                     arrays.append(np.array(arg, np.float64, order="C"))
-                    given.append(arrays[-1])
+                    given.append(arg)  # as it is: functions take integers for indices
                 elif static(arg) != expected:
                     return None
                 else:
@@ -151,12 +152,16 @@ class Follower(Piece):
     def _computed(self, step: Step, value: Any, arrays: list[np.ndarray]) -> Any:
         """The result of a function, whose value is known."""
         place = step.result
-        if type(place) is View:
-            if type(value) is not np.ndarray or value.shape != place.shape:
-                self.leave()
-                return None
-            if value.base is not None or not value.flags.c_contiguous:
-                value = np.array(value, order="C")
+        if type(place) is int:
+            expected = type(value) is _float64
+        else:  # floats of less digits, as ``astype`` gives them, are recorded as float64
+            expected = type(value) is np.ndarray and value.shape == place.shape
+            expected = expected and value.dtype == _dtype
+        if not expected:
+            self.leave()
+            return None
+        if type(place) is View and (value.base is not None or not value.flags.c_contiguous):
+            value = np.array(value, order="C")
         self.entered += [(array, None, None, 0) for array in arrays]
         self.constant_values += step.a.numbers
         return self.computed(step, value)

@@ -80,12 +80,12 @@ def counted(piece: Piece) -> Count:
 
 
 def static(value: Any) -> Any:
-    """A key that is equal for equal values of equal types; raises :class:`Unknown`."""
+    """A key that is equal for the same values of equal types; raises :class:`Unknown`."""
     kind = type(value)
     if kind is tuple:
         return tuple([static(part) for part in value])
     if kind in _STATIC:
-        return kind, value
+        return kind, value or repr(value)  # -0.0 equals 0.0, but is another number
     raise Unknown
 
 
@@ -118,10 +118,8 @@ def _noted(
         raise Unknown
     if piece.looked or any(row != before.rows for row in entered):
         raise Unknown
-    arrays = iter([
-        source.value for source in piece.sources[before.inputs :]
-        if source.kind == "data" and source.memory is None
-    ])  # fmt: skip
+    copies = sum(s.kind == "data" and s.memory is None for s in piece.sources[before.inputs :])
+    arrays = iter(piece._kept[-copies:] if copies else ())
     operands = tuple([_operand(piece, arg, arrays) for arg in args])
     if next(arrays, None) is not None:
         raise Unknown
@@ -133,8 +131,7 @@ def _operand(piece: Piece, arg: Any, arrays: Any) -> tuple[Any, Any]:
     if isinstance(arg, Tracer):
         return Tracer, _place(piece, arg)
     if type(arg) is np.ndarray and arg.dtype.kind in "fiu" and arg.ndim:
-        entered = next(arrays, None)  # it entered as a copy
-        if entered is None or entered.shape != arg.shape:
+        if next(arrays, None) is not arg:  # what entered was computed of it, as indices may be
             raise Unknown
         return np.ndarray, arg.shape
     return None, static(arg)

@@ -347,8 +347,10 @@ class Piece(Recorder):
     def _entered(self, key: Any, leaf: Any, value: Any) -> int:
         """The input that stands for a 0-d tensor without a graph."""
         known = self._known.get(key)
-        if known is not None and self.sources[known].value is value:
-            return self.kinds[known][1]
+        if known is not None:
+            source = self.sources[known]
+            if source.value is value and source.leaf is leaf:
+                return self.kinds[known][1]
         source = Source("data" if leaf is None else "leaf", len(self.codes), value, leaf)
         self._known[key] = len(self.sources)
         if leaf is None:
