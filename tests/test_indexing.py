@@ -402,3 +402,38 @@ def test_second_derivatives(name):
         function = written(exec_body(source))
     if np.asarray(function(x)).dtype.kind == "f":
         tj.testing.check_grads(function, (x,), order=2, step=3e-4, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("base", [lambda x: x * 1.0, np.copy, np.sin])
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda a: a.__setitem__(slice(0, 2), a[1]),
+        lambda a: a.__setitem__(slice(0, 2), a[0]),
+        lambda a: a.__setitem__(slice(0, 4, 2), a[2]),
+        lambda a: a.__setitem__([0, 1], a[1]),
+        lambda a: a.__setitem__(np.array([True, True, False, False]), a[1]),
+        lambda a: a.__setitem__(slice(None), a[1]),
+        lambda a: a[0:2].__setitem__(slice(None), a[1]),
+        lambda a: a.reshape(2, 2).__setitem__((slice(None), slice(0, 1)), a[0]),
+        lambda a: np.copyto(a[0:2], a[1]),
+        lambda a: a[0:2].fill(a[1]),
+    ],
+)
+def test_elements_written_over_a_part_that_they_stand_in(base, write):
+    """Ghost cells, for one: ``u[:2] = u[1]``."""
+    weights, x = np.arange(1.0, 5.0), np.array([0.5, 1.5, -1.0, 2.0])
+
+    def f(x):
+        a = base(x)
+        write(a)
+        return np.sum(a * a * weights)
+
+    expected = [(f(x + h) - f(x - h)) / 2e-5 for h in 1e-5 * np.eye(4)]
+    np.testing.assert_allclose(tj.grad(f)(x), expected, atol=1e-8)
+    steps = 1e-5 * np.eye(4)
+    curvature = [(tj.grad(f)(x + h) - tj.grad(f)(x - h)) / 2e-5 for h in steps]
+    np.testing.assert_allclose(tj.hessian(f)(x), curvature, atol=1e-8)
+    leaf = tj.tensor(x, requires_grad=True)
+    f(leaf).backward()
+    np.testing.assert_allclose(leaf.grad.numpy(), expected, atol=1e-8)

@@ -491,3 +491,60 @@ def test_errors_name_the_line_that_recorded():
     ):  # fmt: skip
         place = line(make())
         assert "test_tensors.py" in place, place
+
+
+def _rows(r, x):
+    for row in r:
+        row += x
+
+
+def _accumulated(r, x):
+    for i in range(2):
+        r[i : i + 1, 0] += x[i]
+
+
+def _written_after_the_view(r, x):
+    view = r[0]
+    r[0] = x
+    r[1] = view * 2.0
+
+
+@pytest.mark.parametrize(
+    ("write", "expected"),
+    [
+        (_rows, [2.0, 2.0]),
+        (_accumulated, [1.0, 1.0]),
+        (_written_after_the_view, [3.0, 3.0]),
+        (lambda r, x: r.T.__setitem__(0, x), [1.0, 1.0]),
+        (lambda r, x: r.reshape(4).__setitem__(slice(1, 3), x), [1.0, 1.0]),
+        (lambda r, x: r[0].copy_(x), [1.0, 1.0]),
+        (lambda r, x: r[0].add_(x), [1.0, 1.0]),
+        (lambda r, x: r[0].__setitem__(1, x[0]), [1.0, 0.0]),
+        (lambda r, x: np.add(r[0], x, out=r[0]), [1.0, 1.0]),
+    ],
+)
+@pytest.mark.parametrize("zeros", [lambda: tj.tensor(np.zeros((2, 2))), None])
+def test_writes_through_views_of_data_reach_the_data(write, expected, zeros):
+    x = tj.tensor([5.0, 6.0], requires_grad=True)
+    r = zeros() if zeros else np.zeros_like(np.stack([x, x]))
+    write(r, x)
+    assert r.requires_grad
+    np.sum(r).backward()
+    assert x.grad.tolist() == expected
+
+
+def test_views_of_data_and_the_data_require_gradients_apart():
+    data = tj.tensor(np.arange(4.0))
+    view = data[1:3]
+    data.requires_grad_()
+    assert not view.requires_grad
+    (data * data).sum().backward()
+    assert data.grad.tolist() == [0.0, 2.0, 4.0, 6.0]
+    data.requires_grad_(False)
+    view.requires_grad_()
+    assert not data.requires_grad
+    with tj.no_grad():
+        view += 1.0
+    assert data.tolist() == [0.0, 2.0, 3.0, 3.0]
+    (view * view).sum().backward()
+    assert view.grad.tolist() == [4.0, 6.0]

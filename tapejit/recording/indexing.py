@@ -346,7 +346,7 @@ def _set_region(target: ArrayTracer, value: Any) -> None:
             return
         if np.may_share_memory(source.value, target.value):
             source = source.copy()
-    source = _cast(target, source)
+    source = _apart(_cast(target, source), cell)
     if target.size == 0:
         return
     if _is_whole(target):
@@ -358,6 +358,15 @@ def _set_region(target: ArrayTracer, value: Any) -> None:
     _own(cell, rec)
     write_region(rec, target.view, broadcast(view_of(rec, source), target.shape))
     target.value[...] = value_of(source)
+
+
+def _apart(source: Any, cell: Cell) -> Any:
+    """A scalar that stands in the array that is written: copied, as the write clears cotangents."""
+    if isinstance(source, ScalarTracer):
+        element = current_element(source)
+        if element >= ARRAY and source.rec.place_of(element).buffer == cell.buffer:
+            return apply(OPS["positive"], source)
+    return source
 
 
 def _check_writable(value: np.ndarray) -> None:
@@ -452,7 +461,7 @@ def _set_advanced(array: ArrayTracer, index: tuple, value: Any) -> None:
         flat = _whole(array)
         _set_element(flat, (int(positions),), value.reshape(-1)[0] if value.ndim else value)
         return
-    source = _cast(array, _fitted(value, shape))
+    source = _apart(_cast(array, _fitted(value, shape)), array.cell)
     if isinstance(source, ArrayTracer) and source.cell is array.cell:
         source = source.copy()
     if int(np.prod(shape)) == 0:

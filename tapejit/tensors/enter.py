@@ -273,7 +273,9 @@ def wrap(value: Any, sharing: Iterable[Tensor]) -> Any:
     if base is not None:
         for tensor in sharing:
             if isinstance(tensor, ArrayTracer) and base is tensor.cell.storage:
-                return new_view(value, detached_cell(tensor))
+                # Of data, the same cell: a write through either that is recorded moves both.
+                is_data = tensor.rec is NOWHERE
+                return new_view(value, tensor.cell if is_data else detached_cell(tensor))
         value = np.array(value, order="C")
     elif not value.flags.c_contiguous:
         value = np.ascontiguousarray(value)

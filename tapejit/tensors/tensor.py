@@ -223,6 +223,8 @@ class _Shared(Tensor):
         rec = LEAF if requires_grad else NOWHERE
         self._grad, self.hooks = self.grad, getattr(self, "hooks", None)
         if self.ndim:
+            if rec is not self.rec:  # other views of the same data stay what they are
+                self.cell = detached_cell(self)
             self.cell.rec = rec
         else:
             self.rec = rec
