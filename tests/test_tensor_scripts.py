@@ -342,8 +342,9 @@ def test_no_grad_in_the_midst():
 
 def test_threads_have_scripts_of_their_own():
     x = leaf(0.5, 1.0)
-    learnt(small, x)
-    y = np.sin(x)
+    begun = lambda x: np.sin(x)  # noqa: E731
+    learnt(lambda x: np.sum(begun(x) * x), x)
+    y = begun(x)
     errors = []
 
     def work():
@@ -357,6 +358,9 @@ def test_threads_have_scripts_of_their_own():
     thread.join()
     assert len(errors) == 1
     assert "thread" in errors[0]
+    assert type(y.rec) is Follower  # it did not notice
+    assert np.sum(y * x).item() == small(x).item()
+    x.grad = None
     small(x).backward()
     np.testing.assert_allclose(x.grad.numpy(), derivative_of_small(np.array([0.5, 1.0])))
 

@@ -59,7 +59,8 @@ class Follower(Piece):
 
     def check_use(self) -> None:
         """Raise where a tensor of this piece is used in another thread."""
-        self.left().check_use()
+        super().check_use()
+        self.leave()
 
     def place(self, x: Any) -> Any:
         """What a script expects of an operand: see :class:`Step`; None for what it cannot."""
@@ -100,8 +101,10 @@ class Follower(Piece):
 
         None, and this is the piece that it stands for, if it is not.
         """
+        if self.home.ident != get_ident():  # nothing is recorded, or another thread's
+            return None
         step = self.next
-        if step.op is FUNCTION and self.home.ident == get_ident():
+        if step.op is FUNCTION:
             note = step.a
             frame = user_frame(2)
             if (

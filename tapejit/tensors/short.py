@@ -66,8 +66,10 @@ def _follow(piece: Follower, op: Any, x: Any, y: Any, depth: int) -> Any:
 
     None if it is not: the general way finds a piece, or a function that the script expects.
     """
+    if piece.home.ident != get_ident():  # nothing is recorded, or another thread's
+        return None
     step = piece.next
-    if step.op is op and piece.home.ident == get_ident():
+    if step.op is op:
         frame = _getframe(depth)
         if step.code is frame.f_code and step.lasti == frame.f_lasti:
             is_own = type(x) is _Array and x._piece is piece
