@@ -15,10 +15,11 @@ import numpy as np
 from ..compiled import as_argument
 from ..derive.tapes import pullback
 from ..interpreters import layout
-from ..interpreters.entry import BIND, DELIVER, OBJECT, RUN_FORWARD
+from ..interpreters.entry import BIND, OBJECT, RUN_FORWARD
 from ..interpreters.layout import CALL
 from ..program import program_for
 from ..recording.tracer import Cell
+from ..results import allocate, deliver, delivered
 from ..stops import raise_stopped
 from ..tape import ARRAY, SCALAR, Call, Tape, View, row_major, size_of
 from .enter import Tensor
@@ -76,14 +77,11 @@ def _values(
         record[OBJECT] = id(value)
     slots = program.code.values
     workspace.prepare(slots, "values")
-    arrays = [None if slot.shape == () else np.empty(slot.shape) for slot in slots]
-    for record, array in zip(workspace.results, arrays, strict=True):
-        if array is not None:
-            record[OBJECT] = id(array)
-    status = workspace.run(BIND | RUN_FORWARD | DELIVER)
+    arrays = allocate(slots)
+    status = deliver(workspace, arrays, BIND | RUN_FORWARD)
     if status != layout.DONE:
         raise_stopped(workspace, status, GRAPH)
-    results = [workspace.scalars[k] if array is None else array for k, array in enumerate(arrays)]
+    results = delivered(workspace, arrays)
     program.give_back(workspace)
     return results
 

@@ -29,6 +29,7 @@ from ..interpreters.entry import (
     RUN_TANGENT,
 )
 from ..program import Program, Workspace, program_for
+from ..results import allocate, bind_in_place, deliver, delivered
 from ..shortcut import usable
 from ..stops import leave_short_way, raise_stopped
 from ..tape import Tape, View
@@ -125,23 +126,17 @@ class Plan:
         for record, value in zip(workspace.parameters, values, strict=True):
             record[OBJECT] = id(value)
         workspace.prepare(code.gradients, "gradients")
-        arrays = [None if slot.shape == () else np.empty(slot.shape) for slot in code.gradients]
-        for slot, record, array in zip(code.gradients, workspace.results, arrays, strict=True):
-            if array is not None:
-                record[OBJECT] = id(array)
-                if slot.in_place:
-                    workspace.context[slot.in_place] = array.ctypes.data
+        arrays = allocate(code.gradients)
+        bind_in_place(workspace, code.gradients, arrays)
         status = workspace.run(BIND | RUN_FORWARD)
         if status == layout.DONE:
             for slot, seed in zip(code.seeds, seeds or (), strict=False):
                 size = int(np.prod(slot.shape))
                 workspace.values[slot.offset : slot.offset + size] = np.ravel(seed)
-            status = workspace.run(RUN_REVERSE | DELIVER)
+            status = deliver(workspace, arrays, RUN_REVERSE)
         if status != layout.DONE:
             raise_stopped(workspace, status, GRAPH)
-        results = [
-            workspace.scalars[k] if array is None else array for k, array in enumerate(arrays)
-        ]
+        results = delivered(workspace, arrays)
         self.program.give_back(workspace)
         return results
 
@@ -207,16 +202,11 @@ class Plan:
             record[OBJECT] = id(value)
         slots = [*code.values, *code.tangents_out]
         workspace.prepare(slots, "tangents")
-        arrays = [None if slot.shape == () else np.empty(slot.shape) for slot in slots]
-        for record, array in zip(workspace.results, arrays, strict=True):
-            if array is not None:
-                record[OBJECT] = id(array)
-        status = workspace.run(BIND | RUN_TANGENT | DELIVER)
+        arrays = allocate(slots)
+        status = deliver(workspace, arrays, BIND | RUN_TANGENT)
         if status != layout.DONE:
             raise_stopped(workspace, status, GRAPH)
-        results = [
-            workspace.scalars[k] if array is None else array for k, array in enumerate(arrays)
-        ]
+        results = delivered(workspace, arrays)
         self.program.give_back(workspace)
         n = len(code.values)
         return results[:n], results[n:]
